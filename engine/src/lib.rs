@@ -1,0 +1,1 @@
+//! The engine's library: container records, OCI configuration from images and flags, volumes, operations.

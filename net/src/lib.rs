@@ -1,0 +1,1 @@
+//! Bridge, veth, addresses, published ports and the container's resolver files.

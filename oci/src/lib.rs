@@ -1,0 +1,23 @@
+//! What both isolation backends share: the OCI contract, lifecycle, state store, hooks and timeline.
+//!
+//! A backend implements [`Backend`] and [`Workload`]; everything above it (both command lines, the engine, the
+//! monitor) speaks to those two traits through [`runtime`] and never asks which backend it is talking to.
+
+pub mod backend;
+pub mod bundle;
+pub mod error;
+pub mod hooks;
+pub mod lifecycle;
+pub mod runtime;
+pub mod signal;
+pub mod state;
+pub mod stats;
+pub mod timeline;
+
+pub use backend::{Backend, CreateRequest, ExecProcess, ExecRequest, ExitStatus, Isolation, Stdio, Workload};
+pub use bundle::Bundle;
+pub use error::{Error, ExecFailure, Result};
+pub use lifecycle::Status;
+pub use signal::Signal;
+pub use state::{Record, Store};
+pub use timeline::{Phase, Timeline};

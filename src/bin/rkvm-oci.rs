@@ -1,0 +1,3 @@
+//! `rkvm-oci`, the OCI runtime: runc's words and flags.
+
+fn main() {}

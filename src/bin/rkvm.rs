@@ -1,0 +1,3 @@
+//! `rkvm`, the engine: Docker's words.
+
+fn main() {}
