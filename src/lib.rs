@@ -1,1 +1,8 @@
-//! The two command lines, `rkvm` (the engine, Docker's words) and `rkvm-oci` (the OCI runtime, runc's words).
+//! The command lines: `rkvm` (the engine, Docker's words) and `rkvm-oci` (the OCI runtime, runc's words).
+//!
+//! Nothing here but parsing, calling the libraries, printing and exit codes.
+
+pub mod backend;
+pub mod commands;
+pub mod context;
+pub mod oci;

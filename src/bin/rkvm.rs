@@ -1,3 +1,7 @@
 //! `rkvm`, the engine: Docker's words.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(rkvm::commands::main())
+}

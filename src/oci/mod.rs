@@ -1,0 +1,1 @@
+//! The verbs of `rkvm-oci`, one a file, with runc's flags.
