@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use rkvm_engine::{Engine, Paths};
+
 /// Folders of one engine instance.
 #[derive(Debug, Clone)]
 pub struct Context {
@@ -18,5 +20,10 @@ impl Context {
             Some(root) => Self { run_dir: root.join("run"), lib_dir: root.join("lib") },
             None => Self { run_dir: "/run/rkvm".into(), lib_dir: "/var/lib/rkvm".into() },
         }
+    }
+
+    /// The engine with these folders.
+    pub fn engine(&self) -> Engine {
+        Engine::new(Paths::new(&self.run_dir, &self.lib_dir), crate::backend::backend)
     }
 }

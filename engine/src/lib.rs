@@ -1,3 +1,23 @@
-//! The engine's library: container records, OCI configuration from images and flags, volumes, operations.
+//! The engine: container records and their truth, OCI configuration from image and flags, volumes, operations.
+//!
+//! Everything that `rkvm` knows of a container is in two files of `lib/containers/ID/`: what was asked for
+//! ([`record::ContainerRecord`]) and what became of it ([`state::ContainerState`]). [`Engine`] reads them, compares them with the
+//! processes that really are there, and repairs what a killed monitor or a reboot left behind.
 
+pub mod engine;
+pub mod error;
+pub mod ids;
+pub mod liveness;
+pub mod names;
+pub mod paths;
+pub mod record;
+pub mod state;
+pub mod store;
 pub mod volume;
+
+pub use engine::{BackendFn, Engine};
+pub use error::{Error, Result};
+pub use paths::Paths;
+pub use record::ContainerRecord;
+pub use state::{ContainerState, ContainerStatus};
+pub use store::{Container, Locked};

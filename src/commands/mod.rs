@@ -7,7 +7,28 @@ use clap::{Parser, Subcommand};
 
 use crate::context::Context;
 
-mod version;
+/// Declares each verb's module, its place in the command line and its call: one line a verb, sorted by name.
+macro_rules! verbs {
+    ($($(#[$meta:meta])* $variant:ident => $module:ident),* $(,)?) => {
+        $(mod $module;)*
+
+        #[derive(Debug, Subcommand)]
+        enum Command {
+            $($(#[$meta])* $variant($module::Args),)*
+        }
+
+        fn dispatch(command: Command, context: &Context) -> anyhow::Result<u8> {
+            match command {
+                $(Command::$variant(args) => $module::run(args, context),)*
+            }
+        }
+    };
+}
+
+verbs! {
+    /// Show the version
+    Version => version,
+}
 
 /// A container runtime with two isolation backends: how much isolation can you afford, in milliseconds?
 #[derive(Debug, Parser)]
@@ -18,12 +39,6 @@ pub struct Cli {
     root: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Show the version
-    Version(version::Args),
 }
 
 /// Exit code of a command that could not do its work (Docker's convention).
@@ -39,11 +54,16 @@ pub fn main() -> u8 {
         }
     };
     let context = Context::new(cli.root);
-    let result = match cli.command {
-        Command::Version(args) => version::run(args, &context),
-    };
-    result.unwrap_or_else(|error| {
+    dispatch(cli.command, &context).unwrap_or_else(|error| {
         eprintln!("rkvm: {error:#}");
-        error.downcast_ref::<rkvm_oci::Error>().map_or(EXIT_ENGINE, rkvm_oci::Error::exit_code)
+        exit_code(&error)
     })
+}
+
+/// Exit code of a command that ends with `error`.
+fn exit_code(error: &anyhow::Error) -> u8 {
+    if let Some(error) = error.downcast_ref::<rkvm_oci::Error>() {
+        return error.exit_code();
+    }
+    error.downcast_ref::<rkvm_engine::Error>().map_or(EXIT_ENGINE, rkvm_engine::Error::exit_code)
 }

@@ -1,0 +1,173 @@
+//! One engine instance: finds containers and tells the truth about them.
+
+use rkvm_oci::lifecycle::Verb;
+use rkvm_oci::runtime::{self, Opened};
+use rkvm_oci::{Backend, Isolation};
+
+use crate::error::{Error, Result};
+use crate::liveness;
+use crate::paths::Paths;
+use crate::state::{ContainerState, ContainerStatus};
+use crate::store::{self, Container, Locked};
+
+/// Gives the backend of an isolation; only the command lines know both.
+pub type BackendFn = fn(Isolation) -> rkvm_oci::Result<Box<dyn Backend>>;
+
+/// Exit code of a container whose monitor was killed: what was left of it got SIGKILL.
+pub const EXIT_MONITOR_LOST: u8 = 137;
+
+/// One engine instance.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    /// Where everything lies.
+    pub paths: Paths,
+    backend: BackendFn,
+}
+
+impl Engine {
+    /// The instance with these folders.
+    pub fn new(paths: Paths, backend: BackendFn) -> Self {
+        Self { paths, backend }
+    }
+
+    /// The backend of `isolation`.
+    ///
+    /// # Errors
+    /// This build does not have it.
+    pub fn backend(&self, isolation: Isolation) -> Result<Box<dyn Backend>> {
+        Ok((self.backend)(isolation)?)
+    }
+
+    /// The container that `reference` means (id, name or beginning of an id), its state true.
+    ///
+    /// # Errors
+    /// There is none, or there are several, or what a killed monitor left cannot be cleaned up.
+    pub fn find(&self, reference: &str) -> Result<Container> {
+        self.truth(store::peek(&self.paths, &store::resolve(&self.paths, reference)?)?)
+    }
+
+    /// Like [`Engine::find`], locked.
+    ///
+    /// # Errors
+    /// As [`Engine::find`].
+    pub fn find_locked(&self, reference: &str) -> Result<Locked> {
+        let container = self.find(reference)?;
+        store::lock(&self.paths, container.id())
+    }
+
+    /// All containers, the newest first, their states true. Damaged records are given apart.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn list(&self) -> Result<(Vec<Container>, Vec<Error>)> {
+        let mut containers = Vec::new();
+        let mut damaged = Vec::new();
+        for id in store::ids(&self.paths)? {
+            match store::peek(&self.paths, &id).and_then(|container| self.truth(container)) {
+                Ok(container) => containers.push(container),
+                // Removed since the folder was read.
+                Err(Error::NoSuchContainer(_)) => {}
+                Err(error) => damaged.push(error),
+            }
+        }
+        containers.sort_by(|a, b| b.record.created.cmp(&a.record.created));
+        Ok((containers, damaged))
+    }
+
+    /// The runtime's handle of a container that has processes, locked for one operation.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn open(&self, container: &Container) -> Result<Opened> {
+        let backend = self.backend(container.record.isolation)?;
+        Ok(runtime::open(backend.as_ref(), &self.paths.runtime(), container.id())?)
+    }
+
+    /// Cleans up after every monitor that was killed. Costs one folder listing when there is none.
+    ///
+    /// # Errors
+    /// Something cannot be cleaned up; the message names it.
+    pub fn reconcile(&self) -> Result<()> {
+        let Ok(entries) = std::fs::read_dir(self.paths.monitors()) else { return Ok(()) };
+        for id in entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
+            if liveness::holder(&self.paths.monitor(&id))?.is_none() {
+                self.repair(&id)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Corrects a state that needs a monitor where there is none: the monitor was killed or the host restarted.
+    fn truth(&self, container: Container) -> Result<Container> {
+        let folder = self.paths.monitor(container.id());
+        let remains = container.state.status.is_active() || folder.exists();
+        if !remains || liveness::holder(&folder)?.is_some() {
+            return Ok(container);
+        }
+        self.repair(container.id())?;
+        store::peek(&self.paths, container.id())
+    }
+
+    fn repair(&self, id: &str) -> Result<()> {
+        let folder = self.paths.monitor(id);
+        let locked = match store::lock(&self.paths, id) {
+            Ok(locked) => Some(locked),
+            Err(Error::NoSuchContainer(_)) => None,
+            Err(error) => return Err(error),
+        };
+        // Monitors begin and end under the container's lock, so this is the last word.
+        if liveness::holder(&folder)?.is_some() {
+            return Ok(());
+        }
+        self.clean_runtime(id)?;
+        if let Some(mut locked) = locked {
+            let auto_remove = locked.container.record.auto_remove;
+            let state = &mut locked.container.state;
+            if state.status.is_active() {
+                mark_lost(state);
+                locked.write_state()?;
+                if auto_remove {
+                    locked.remove(&self.paths)?;
+                }
+            }
+        }
+        match std::fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::file("remove", folder, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends what still runs of container `id` and removes what the runtime knows of it.
+    fn clean_runtime(&self, id: &str) -> Result<()> {
+        let runtime_store = self.paths.runtime();
+        let record = match runtime_store.peek(id) {
+            Ok(record) => record,
+            Err(rkvm_oci::Error::NotFound { .. }) => {
+                let dir = runtime_store.dir(id);
+                return match std::fs::remove_dir_all(&dir) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        Err(Error::file("remove", dir, error))
+                    }
+                    _ => Ok(()),
+                };
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let backend = self.backend(record.isolation)?;
+        runtime::open(backend.as_ref(), &runtime_store, id)?.delete(Verb::ForceDelete)?;
+        Ok(())
+    }
+}
+
+fn mark_lost(state: &mut ContainerState) {
+    state.status = ContainerStatus::Exited;
+    state.exit_code = EXIT_MONITOR_LOST;
+    state.error = "its monitor was killed or the host restarted".to_owned();
+    state.pid = 0;
+    state.monitor_pid = 0;
+    state.network = None;
+    state.uid_base = None;
+    state.finished_at = Some(rkvm_oci::runtime::rfc3339(std::time::SystemTime::now()));
+}
