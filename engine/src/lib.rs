@@ -6,6 +6,7 @@
 
 pub mod engine;
 pub mod error;
+pub mod format;
 pub mod ids;
 pub mod liveness;
 pub mod names;

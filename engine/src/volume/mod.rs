@@ -181,7 +181,7 @@ impl VolumeStore {
     /// # Errors
     /// The folder cannot be made.
     pub fn create_anonymous(&self, labels: BTreeMap<String, String>) -> Result<Volume> {
-        self.make(&self.random_hex()?, labels, Naming::Anonymous)
+        self.make(&random_hex()?, labels, Naming::Anonymous)
     }
 
     fn make(&self, name: &str, labels: BTreeMap<String, String>, naming: Naming) -> Result<Volume> {
@@ -193,7 +193,7 @@ impl VolumeStore {
         }
         let created = rkvm_oci::runtime::rfc3339(SystemTime::now());
         let volume = Volume { name: name.to_owned(), created, labels, naming };
-        let aside = self.root.join(format!(".new-{}", &self.random_hex()?[..16]));
+        let aside = self.root.join(format!(".new-{}", &random_hex()?[..16]));
         let made = self.fill(&aside, &volume).and_then(|()| {
             let place = self.root.join(name);
             fs::rename(&aside, &place).map_err(io_error("create volume", &place))
@@ -316,7 +316,7 @@ impl VolumeStore {
 
     fn discard(&self, name: &str) -> Result<()> {
         let place = self.root.join(name);
-        let aside = self.root.join(format!(".old-{}", &self.random_hex()?[..16]));
+        let aside = self.root.join(format!(".old-{}", &random_hex()?[..16]));
         fs::rename(&place, &aside).map_err(io_error("remove", &place))?;
         // `remove_dir_all` opens each folder without following links, so content cannot lead it elsewhere.
         fs::remove_dir_all(&aside).map_err(io_error("remove", &aside))
@@ -350,15 +350,13 @@ impl VolumeStore {
         let folder = File::open(&self.root).map_err(io_error("open", &self.root))?;
         Flock::lock(folder, how).map_err(|(_, errno)| io_error("lock", &self.root)(errno.into()))
     }
+}
 
-    fn random_hex(&self) -> Result<String> {
-        let path = Path::new("/dev/urandom");
-        let mut bytes = [0; 32];
-        File::open(path)
-            .and_then(|mut source| source.read_exact(&mut bytes))
-            .map_err(io_error("read", path))?;
-        Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-    }
+fn random_hex() -> Result<String> {
+    let path = Path::new("/dev/urandom");
+    let mut bytes = [0; 32];
+    File::open(path).and_then(|mut source| source.read_exact(&mut bytes)).map_err(io_error("read", path))?;
+    Ok(crate::ids::hex(&bytes))
 }
 
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> VolumeError {
