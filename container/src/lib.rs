@@ -1,5 +1,8 @@
 //! Isolation backend: namespaces, cgroups, capabilities and seccomp.
 
+pub mod cgroup;
+pub mod seccomp;
+
 use std::path::Path;
 
 use oci_spec::runtime::Features;
