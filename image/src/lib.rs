@@ -1,1 +1,18 @@
 //! Image references, registry client, content store, layer unpacking and snapshots.
+//!
+//! [`Store`] is the way in: [`Store::resolve`] finds an image and its layers, [`Store::hold`] keeps it while a container
+//! uses it, and the rest adds images and removes them.
+
+pub mod digest;
+pub mod error;
+pub mod layer;
+pub mod limits;
+pub mod reference;
+pub mod store;
+
+pub use digest::Digest;
+pub use error::{Error, Result};
+pub use layer::unpack;
+pub use limits::Limits;
+pub use reference::Reference;
+pub use store::{Image, Store, Summary};

@@ -1,0 +1,158 @@
+//! Unpacked layers: made aside, synced once for all layers of an image, and renamed into place.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::thread;
+
+use serde::{Deserialize, Serialize};
+
+use super::Store;
+use super::index::sync_parent;
+use super::lock::Lock;
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::layer;
+use crate::limits::Limits;
+
+/// A layer to unpack: its blob, and the digest that it must have uncompressed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LayerSource {
+    pub(crate) blob: Digest,
+    pub(crate) diff_id: Digest,
+}
+
+/// What is remembered of an unpacked layer (`layer.json`).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct LayerInfo {
+    /// Bytes of its files.
+    pub(crate) size: u64,
+    /// Folders that its archive had things in without an entry of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) implied: Vec<PathBuf>,
+}
+
+/// A layer that is whole in `ingest/` but not yet durable.
+struct Unpacked {
+    aside: PathBuf,
+    target: PathBuf,
+    _lock: Lock,
+}
+
+impl Store {
+    /// Unpacks those of `layers` that are not here, as many at once as there are processors. Blobs are not
+    /// verified here, diff ids are. The caller holds [`Store::adding`].
+    pub(crate) fn unpack_layers(&self, layers: &[LayerSource], limits: &Limits) -> Result<()> {
+        let mut todo: Vec<&LayerSource> = vec![];
+        for layer in layers {
+            if !self.layer_dir(&layer.diff_id).exists()
+                && !todo.iter().any(|other| other.diff_id == layer.diff_id)
+            {
+                todo.push(layer);
+            }
+        }
+        // Two commands that unpack the same layers lock them in the same order, so neither waits for the other for ever.
+        todo.sort_by(|a, b| a.diff_id.cmp(&b.diff_id));
+        let mut locked = vec![];
+        for layer in todo {
+            let lock = Lock::exclusive(&self.lock_path(&format!("layer-{}", layer.diff_id.hex())))?;
+            if !self.layer_dir(&layer.diff_id).exists() {
+                locked.push((layer, lock));
+            }
+        }
+        if locked.is_empty() {
+            return Ok(());
+        }
+        let workers = thread::available_parallelism().map_or(1, usize::from).min(locked.len());
+        let queue = Mutex::new(locked);
+        let results: Vec<Result<Vec<Unpacked>>> = thread::scope(|scope| {
+            let work = || {
+                let mut done = vec![];
+                // A poisoned queue means that another worker panicked; what it left in the queue is still to be done.
+                while let Some((layer, lock)) = queue.lock().unwrap_or_else(|e| e.into_inner()).pop() {
+                    match self.unpack_aside(layer, lock, limits) {
+                        Ok(unpacked) => done.push(unpacked),
+                        Err(error) => {
+                            queue.lock().unwrap_or_else(|e| e.into_inner()).clear();
+                            return Err(error);
+                        }
+                    }
+                }
+                Ok(done)
+            };
+            let handles: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+            handles
+                .into_iter()
+                .map(|handle| handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .collect()
+        });
+        let mut unpacked = vec![];
+        let mut failure = None;
+        for result in results {
+            match result {
+                Ok(done) => unpacked.extend(done),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        if let Some(error) = failure {
+            for layer in &unpacked {
+                // What cannot be removed now is removed by the next command that unpacks this layer, or by prune.
+                let _ = fs::remove_dir_all(&layer.aside);
+            }
+            return Err(error);
+        }
+        self.publish(&unpacked)
+    }
+
+    fn unpack_aside(&self, source: &LayerSource, lock: Lock, limits: &Limits) -> Result<Unpacked> {
+        let aside = self.root.join("ingest").join(format!("layer-{}", source.diff_id.hex()));
+        let wrap = |error| Error::Layer { layer: source.blob.clone(), source: Box::new(error) };
+        let result = self.unpack_into(&aside, source, limits).map_err(wrap);
+        if let Err(error) = result {
+            let _ = fs::remove_dir_all(&aside);
+            return Err(error);
+        }
+        Ok(Unpacked { aside, target: self.layer_dir(&source.diff_id), _lock: lock })
+    }
+
+    fn unpack_into(&self, aside: &PathBuf, source: &LayerSource, limits: &Limits) -> Result<()> {
+        if aside.exists() {
+            // Left by a command that was killed: nobody else is at it, as we hold its lock.
+            fs::remove_dir_all(aside).map_err(Error::io("remove", aside))?;
+        }
+        fs::create_dir(aside).map_err(Error::io("create", aside))?;
+        let blob = self.blob_path(&source.blob);
+        let file = File::open(&blob).map_err(Error::io("read", &blob))?;
+        let folder = aside.join("fs");
+        let report = layer::unpack(file, &folder, limits)?;
+        if report.diff_id != source.diff_id {
+            return Err(Error::Mismatch {
+                what: "the uncompressed layer".to_owned(),
+                expected: source.diff_id.to_string(),
+                actual: report.diff_id.to_string(),
+            });
+        }
+        let info = LayerInfo { size: report.size, implied: report.implied };
+        let text = serde_json::to_vec(&info).map_err(Error::malformed("layer.json"))?;
+        let path = aside.join("layer.json");
+        fs::write(&path, text).map_err(Error::io("write", &path))
+    }
+
+    /// One `syncfs` for all files of all layers: an `fsync` for each of ten thousand files would take minutes on a disk.
+    fn publish(&self, layers: &[Unpacked]) -> Result<()> {
+        let folder = self.root.join("layers");
+        let handle = File::open(&folder).map_err(Error::io("open", &folder))?;
+        rustix::fs::syncfs(&handle).map_err(|errno| Error::io("sync", &folder)(errno.into()))?;
+        for layer in layers {
+            fs::rename(&layer.aside, &layer.target).map_err(Error::io("create", &layer.target))?;
+            sync_parent(&layer.target)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn layer_info(&self, diff_id: &Digest) -> Result<LayerInfo> {
+        let path = self.layer_dir(diff_id).join("layer.json");
+        let text = fs::read(&path).map_err(Error::io("read", &path))?;
+        serde_json::from_slice(&text).map_err(Error::malformed(path.display().to_string()))
+    }
+}
