@@ -7,12 +7,17 @@ pub mod digest;
 pub mod error;
 pub mod layer;
 pub mod limits;
+mod manifest;
+pub mod progress;
 pub mod reference;
 pub mod store;
+pub mod transfer;
 
 pub use digest::Digest;
 pub use error::{Error, Result};
 pub use layer::unpack;
 pub use limits::Limits;
+pub use progress::{Progress, Silent, Step};
 pub use reference::Reference;
-pub use store::{Image, Store, Summary};
+pub use store::{Image, PruneScope, Pruned, Removal, RemoveMode, Store, Summary, Usage};
+pub use transfer::{Loaded, Options, Saved};

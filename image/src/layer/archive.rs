@@ -18,7 +18,7 @@ const SPARSE_PIECES: usize = 1 << 20;
 
 /// What an entry makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     File,
     HardLink,
     Symlink,
@@ -30,41 +30,41 @@ pub(super) enum Kind {
 
 /// A piece of a sparse file that has data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Piece {
-    pub(super) offset: u64,
-    pub(super) length: u64,
+pub(crate) struct Piece {
+    pub(crate) offset: u64,
+    pub(crate) length: u64,
 }
 
 /// Where the data of a sparse file goes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Sparse {
+pub(crate) struct Sparse {
     /// Size with the holes.
-    pub(super) real_size: u64,
-    pub(super) pieces: Vec<Piece>,
+    pub(crate) real_size: u64,
+    pub(crate) pieces: Vec<Piece>,
 }
 
 /// One entry's header.
 #[derive(Debug, Clone)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// Its name as the archive has it.
-    pub(super) path: Vec<u8>,
+    pub(crate) path: Vec<u8>,
     /// Target of a link.
-    pub(super) link: Vec<u8>,
-    pub(super) kind: Kind,
+    pub(crate) link: Vec<u8>,
+    pub(crate) kind: Kind,
     /// Permission bits with set-id and sticky ones.
-    pub(super) mode: u32,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
     /// Modification time: seconds and nanoseconds.
-    pub(super) mtime: (i64, u32),
-    pub(super) device: (u32, u32),
-    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    pub(super) sparse: Option<Sparse>,
+    pub(crate) mtime: (i64, u32),
+    pub(crate) device: (u32, u32),
+    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) sparse: Option<Sparse>,
 }
 
 /// Goes through an archive.
 #[derive(Debug)]
-pub(super) struct Reader<R> {
+pub(crate) struct Reader<R> {
     input: R,
     /// Data of the current entry that was not read yet, and the padding behind it.
     data: u64,
@@ -97,17 +97,17 @@ struct PaxSparse {
 }
 
 impl<R: BufRead> Reader<R> {
-    pub(super) fn new(input: R) -> Self {
+    pub(crate) fn new(input: R) -> Self {
         Self { input, data: 0, padding: 0, last: String::new() }
     }
 
     /// Name of the last entry that was seen.
-    pub(super) fn last(&self) -> &str {
+    pub(crate) fn last(&self) -> &str {
         &self.last
     }
 
     /// The next entry's header; `None` at the archive's end, behind which everything was read too.
-    pub(super) fn next(&mut self) -> Result<Option<Entry>> {
+    pub(crate) fn next(&mut self) -> Result<Option<Entry>> {
         let mut extensions = Extensions::default();
         let mut extended = false;
         loop {
@@ -150,7 +150,7 @@ impl<R: BufRead> Reader<R> {
     }
 
     /// Gives the current entry's data to `sink`, piece by piece.
-    pub(super) fn data(&mut self, mut sink: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    pub(crate) fn data(&mut self, mut sink: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         while self.data > 0 {
             let length = self.fill(self.data)?;
             let bytes = self.input.fill_buf().map_err(|error| broken(&self.last, error))?;
@@ -162,7 +162,7 @@ impl<R: BufRead> Reader<R> {
     }
 
     /// Bytes of data that the current entry has in the archive.
-    pub(super) fn remaining(&self) -> u64 {
+    pub(crate) fn remaining(&self) -> u64 {
         self.data
     }
 

@@ -2,7 +2,7 @@
 //!
 //! One thread decompresses and hashes while the caller's thread makes files: on two processors the slower of both decides.
 
-mod archive;
+pub(crate) mod archive;
 mod decompress;
 mod extract;
 mod pax;
@@ -20,6 +20,8 @@ use std::thread;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
+
+pub(crate) use decompress::decoder;
 
 /// What came out of a layer's archive.
 #[derive(Debug, Clone, PartialEq, Eq)]

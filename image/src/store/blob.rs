@@ -43,6 +43,20 @@ impl Store {
         self.blob_path(digest).exists()
     }
 
+    /// Checks that the blob has the size that a descriptor gives it.
+    pub(crate) fn check_size(&self, digest: &Digest, size: u64) -> Result<()> {
+        let path = self.blob_path(digest);
+        let actual = fs::metadata(&path).map_err(Error::io("read", &path))?.len();
+        if actual == size {
+            return Ok(());
+        }
+        Err(Error::Mismatch {
+            what: format!("blob {digest}"),
+            expected: format!("{size} bytes"),
+            actual: format!("{actual} bytes"),
+        })
+    }
+
     /// Stores a small document and gives its digest back.
     pub(crate) fn write_blob(&self, bytes: &[u8]) -> Result<Digest> {
         let digest = Digest::of(bytes);

@@ -36,7 +36,9 @@ pub use blob::BlobWriter;
 use index::Index;
 pub(crate) use index::Record;
 use lock::Lock;
+pub(crate) use remove::Partial;
 pub use remove::{PruneScope, Pruned, Removal, RemoveMode};
+pub(crate) use snapshot::LayerSource;
 pub use usage::Usage;
 
 /// The image store of one engine instance.
@@ -163,6 +165,14 @@ impl Store {
             config,
             layers: record.layers.iter().map(|layer| self.layer_dir(layer).join("fs")).collect(),
             size: record.size,
+        })
+    }
+
+    /// Puts an image whose content is all here into the index.
+    pub(crate) fn add(&self, record: Record) -> Result<()> {
+        self.change(|index| {
+            index.add(record);
+            Ok(())
         })
     }
 
