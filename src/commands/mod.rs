@@ -26,6 +26,18 @@ macro_rules! verbs {
 }
 
 verbs! {
+    /// Work with images
+    Image => image,
+    /// List images
+    Images => images,
+    /// Load images from an archive or an OCI layout
+    Load => load,
+    /// Remove images or names of images
+    Rmi => rmi,
+    /// Save images to an archive
+    Save => save,
+    /// Give an image another name
+    Tag => tag,
     /// Show the version
     Version => version,
 }
@@ -43,6 +55,9 @@ pub struct Cli {
 
 /// Exit code of a command that could not do its work (Docker's convention).
 pub const EXIT_ENGINE: u8 = 125;
+
+/// Exit code of a command that did its work for some of what it was given, but not for all (Docker's convention).
+pub const EXIT_FAILURE: u8 = 1;
 
 /// Parses the command line, runs the verb and gives the exit code back.
 pub fn main() -> u8 {

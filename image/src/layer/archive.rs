@@ -3,7 +3,7 @@
 //! Headers are parsed by the `tar` crate. Going from entry to entry is done here, as that crate reads names of any length into
 //! memory, cannot parse attributes with newlines in them, and does not know PAX sparse files.
 
-use std::io::{self, BufRead};
+use std::io::BufRead;
 
 use tar::{EntryType, Header};
 
@@ -125,7 +125,8 @@ impl<R: BufRead> Reader<R> {
             }
             let header = Header::from_byte_slice(&block);
             self.check_sum(header)?;
-            let size = header.entry_size().map_err(|_| self.broken("a header's size is not a number"))?;
+            let size = numeric(header, SIZE).and_then(|size| u64::try_from(size).ok());
+            let size = size.ok_or_else(|| self.broken("a header's size is not a number"))?;
             match header.entry_type() {
                 EntryType::XHeader => {
                     let data = self.read_extension(size)?;
@@ -174,8 +175,14 @@ impl<R: BufRead> Reader<R> {
             .or(extensions.path)
             .unwrap_or_else(|| header.path_bytes().into_owned());
         self.last = String::from_utf8_lossy(&path).into_owned();
-        let number = |field: &'static str, value: io::Result<u64>| {
-            value.map_err(|_| self.refused(format!("its {field} is not a number")))
+        let field = |field: Field| {
+            numeric(header, field).ok_or_else(|| self.refused(format!("its {} is not a number", field.name)))
+        };
+        let number = |which: Field| {
+            field(which).and_then(|value| {
+                u64::try_from(value)
+                    .map_err(|_| self.refused(format!("its {} {value} is negative", which.name)))
+            })
         };
         let id = |field: &'static str, value: u64| {
             // The highest id means "no change" to chown(2).
@@ -202,12 +209,12 @@ impl<R: BufRead> Reader<R> {
         }
         let size = match extensions.size {
             Some(size) => size,
-            None => number("size", header.entry_size())?,
+            None => number(SIZE)?,
         };
-        let device = |value: io::Result<Option<u32>>| match kind {
-            Kind::CharDevice | Kind::BlockDevice => value
-                .map(Option::unwrap_or_default)
-                .map_err(|_| self.refused("its device number is not a number".into())),
+        let device = |which: Field| match kind {
+            Kind::CharDevice | Kind::BlockDevice => number(which).and_then(|value| {
+                u32::try_from(value).map_err(|_| self.refused("its device number is out of range".into()))
+            }),
             _ => Ok(0),
         };
         let mut entry = Entry {
@@ -215,14 +222,14 @@ impl<R: BufRead> Reader<R> {
                 .link
                 .or_else(|| header.link_name_bytes().map(|name| name.into_owned()))
                 .unwrap_or_default(),
-            mode: header.mode().map_err(|_| self.refused("its mode is not a number".into()))? & 0o7777,
-            uid: id("user id", extensions.uid.map_or_else(|| number("user id", header.uid()), Ok)?)?,
-            gid: id("group id", extensions.gid.map_or_else(|| number("group id", header.gid()), Ok)?)?,
+            mode: (number(MODE)? & 0o7777) as u32,
+            uid: id("user id", extensions.uid.map_or_else(|| number(UID), Ok)?)?,
+            gid: id("group id", extensions.gid.map_or_else(|| number(GID), Ok)?)?,
             mtime: match extensions.mtime {
                 Some(mtime) => mtime,
-                None => (number("time", header.mtime())?.cast_signed(), 0),
+                None => (field(MTIME)?, 0),
             },
-            device: (device(header.device_major())?, device(header.device_minor())?),
+            device: (device(MAJOR)?, device(MINOR)?),
             xattrs: extensions.xattrs,
             sparse: None,
             path,
@@ -454,6 +461,40 @@ impl<R: BufRead> Reader<R> {
     fn refused(&self, reason: String) -> Error {
         Error::Entry { entry: self.last.clone(), problem: EntryProblem::Header(reason) }
     }
+}
+
+/// A number in a header: its name, and its bytes' place (tar(5), "POSIX ustar Archives").
+#[derive(Clone, Copy)]
+struct Field {
+    name: &'static str,
+    start: usize,
+    end: usize,
+}
+
+const MODE: Field = Field { name: "mode", start: 100, end: 108 };
+const UID: Field = Field { name: "user id", start: 108, end: 116 };
+const GID: Field = Field { name: "group id", start: 116, end: 124 };
+const SIZE: Field = Field { name: "size", start: 124, end: 136 };
+const MTIME: Field = Field { name: "time", start: 136, end: 148 };
+const MAJOR: Field = Field { name: "major device number", start: 329, end: 337 };
+const MINOR: Field = Field { name: "minor device number", start: 337, end: 345 };
+
+/// Octal digits between spaces and zero bytes, nothing of them being 0; or, with the top bit set, binary in two's
+/// complement (GNU tar's form for large and negative numbers).
+fn numeric(header: &Header, field: Field) -> Option<i64> {
+    let bytes = &header.as_bytes()[field.start..field.end];
+    if bytes[0] & 0x80 != 0 {
+        let negative = bytes[0] & 0x40 != 0;
+        let mut value: i128 = if negative { -1 } else { 0 };
+        value = value << 6 | i128::from(bytes[0] & 0x3f);
+        for byte in &bytes[1..] {
+            value = value << 8 | i128::from(*byte);
+        }
+        return i64::try_from(value).ok();
+    }
+    let text = std::str::from_utf8(bytes).ok()?.trim_matches(['\0', ' ']);
+    let text = text.split('\0').next().unwrap_or_default();
+    if text.is_empty() { Some(0) } else { i64::from_str_radix(text, 8).ok() }
 }
 
 fn broken(last: &str, reason: impl ToString) -> Error {

@@ -143,5 +143,7 @@ fn header(size: u64) -> tar::Header {
     header.set_size(size);
     header.set_mode(0o644);
     header.set_mtime(0);
+    header.set_uid(0);
+    header.set_gid(0);
     header
 }
