@@ -4,9 +4,11 @@
 //! from there without looking at the host's mounts again.
 
 mod devices;
+mod entrance;
 mod file;
 mod host;
 mod hugetlb;
+mod hybrid;
 mod path;
 mod rdma;
 mod sys;
@@ -14,7 +16,9 @@ mod sys;
 mod tests;
 mod tree;
 mod v1;
+mod v2;
 
+use std::io;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,7 +29,9 @@ use rkvm_oci::stats::Stats;
 use rkvm_oci::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use v1::{Frozen, V1};
+pub use entrance::Entrance;
+pub use v1::V1;
+pub use v2::V2;
 
 /// How long freezing waits for processes that are busy in the kernel.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -42,12 +48,23 @@ enum Moment {
     Update,
 }
 
+/// What becomes of the processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Frozen {
+    Yes,
+    No,
+}
+
 /// A container's control group, in every hierarchy of the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Cgroup {
     /// Each controller has a hierarchy of its own.
     V1(V1),
+    /// One hierarchy for all controllers.
+    V2(V2),
+    /// v1 hierarchies beside the unified one, which has the controllers that no v1 hierarchy has; often none.
+    Hybrid(V1, V2),
 }
 
 impl Cgroup {
@@ -61,10 +78,25 @@ impl Cgroup {
     /// nothing of the cgroup is left behind.
     pub fn create(cgroups_path: Option<&Path>, id: &str, resources: Option<&LinuxResources>) -> Result<Self> {
         let relative = path::resolve(cgroups_path, id)?;
-        let mounts = host::discover()?;
-        let cgroup = Self::V1(V1::create(mounts.v1, &relative)?);
-        let none = LinuxResources::default();
-        if let Err(error) = cgroup.apply(resources.unwrap_or(&none), Moment::Create) {
+        let host::Mounts { v1, v2 } = host::discover()?;
+        let cgroup = match v2 {
+            None => Self::V1(V1::create(v1, &relative)?),
+            Some(mount) if v1.is_empty() => Self::V2(V2::create(mount, &relative)?),
+            Some(mount) => {
+                let v1 = V1::create(v1, &relative)?;
+                match V2::create(mount, &relative) {
+                    Ok(v2) => Self::Hybrid(v1, v2),
+                    Err(error) => {
+                        v1.remove()?;
+                        return Err(error);
+                    }
+                }
+            }
+        };
+        let mut resources = resources.cloned().unwrap_or_default();
+        // Devices are closed whether the rules are absent or empty.
+        resources.devices_mut().get_or_insert_default();
+        if let Err(error) = cgroup.apply(&resources, Moment::Create) {
             // The limit is what the user must hear about.
             let _ = cgroup.remove();
             return Err(error);
@@ -75,6 +107,25 @@ impl Cgroup {
     fn apply(&self, resources: &LinuxResources, moment: Moment) -> Result<()> {
         match self {
             Self::V1(v1) => v1.apply(resources, moment),
+            Self::V2(v2) => match moment {
+                Moment::Create => v2.apply(resources, moment, &v2::COUNTED),
+                Moment::Update => v2.apply(resources, moment, &[]),
+            },
+            Self::Hybrid(v1, v2) => hybrid::apply(v1, v2, resources, moment),
+        }
+    }
+
+    fn v1(&self) -> Option<&V1> {
+        match self {
+            Self::V1(v1) | Self::Hybrid(v1, _) => Some(v1),
+            Self::V2(_) => None,
+        }
+    }
+
+    fn v2(&self) -> Option<&V2> {
+        match self {
+            Self::V2(v2) | Self::Hybrid(_, v2) => Some(v2),
+            Self::V1(_) => None,
         }
     }
 
@@ -86,14 +137,25 @@ impl Cgroup {
         self.apply(resources, Moment::Update)
     }
 
-    /// Moves a process, with all its threads, into the cgroup. Its children are born there.
+    /// Opens the way into the cgroup for a new process; see [`Entrance`].
+    ///
+    /// # Errors
+    /// The cgroup is gone.
+    pub fn entrance(&self) -> Result<Entrance> {
+        Ok(Entrance {
+            tasks: self.v1().map_or(Ok(vec![]), V1::open)?,
+            unified: self.v2().map(V2::open).transpose()?,
+        })
+    }
+
+    /// Moves a running process, with all its threads, into the cgroup; its children are born there. Slower by
+    /// milliseconds than a new process's [`Entrance`].
     ///
     /// # Errors
     /// The process is gone, or a hierarchy refuses it.
     pub fn add_process(&self, pid: i32) -> Result<()> {
-        match self {
-            Self::V1(v1) => v1.add_process(pid),
-        }
+        self.v1().map_or(Ok(()), |v1| v1.add_process(pid))?;
+        self.v2().map_or(Ok(()), |v2| v2.add_process(pid))
     }
 
     /// Process ids, on the host, of every process in the cgroup and below it; none once it is removed.
@@ -103,6 +165,7 @@ impl Cgroup {
     pub fn processes(&self) -> Result<Vec<i32>> {
         match self {
             Self::V1(v1) => v1.processes(),
+            Self::V2(v2) | Self::Hybrid(_, v2) => v2.processes(),
         }
     }
 
@@ -123,15 +186,15 @@ impl Cgroup {
     }
 
     fn set_frozen(&self, wanted: Frozen) -> Result<()> {
-        match self {
-            Self::V1(v1) => v1.set_frozen(wanted),
-        }
-        .unwrap_or_else(|| {
-            Err(Error::unsupported(
-                "pause and resume",
-                "this host has no cgroup freezer; mount it, or cgroup v2",
-            ))
-        })
+        self.v1()
+            .and_then(|v1| v1.set_frozen(wanted))
+            .or_else(|| self.v2().and_then(|v2| v2.set_frozen(wanted)))
+            .unwrap_or_else(|| {
+                Err(Error::unsupported(
+                    "pause and resume",
+                    "this host has no cgroup freezer; mount it, or cgroup v2",
+                ))
+            })
     }
 
     /// Whether the processes are frozen; `false` for a removed cgroup and on a host without a freezer.
@@ -139,9 +202,10 @@ impl Cgroup {
     /// # Errors
     /// The state cannot be read.
     pub fn is_frozen(&self) -> Result<bool> {
-        match self {
-            Self::V1(v1) => v1.is_frozen(),
+        if let Some(state) = self.v1().and_then(V1::frozen) {
+            return state;
         }
+        self.v2().map_or(Ok(false), V2::is_frozen)
     }
 
     /// Resource use so far.
@@ -151,6 +215,8 @@ impl Cgroup {
     pub fn stats(&self) -> Result<Stats> {
         match self {
             Self::V1(v1) => v1.stats(),
+            Self::V2(v2) => v2.stats(),
+            Self::Hybrid(v1, v2) => Ok(hybrid::join(v1.stats()?, v2.stats()?)),
         }
     }
 
@@ -160,9 +226,10 @@ impl Cgroup {
     /// # Errors
     /// The counter cannot be read.
     pub fn oom_kills(&self) -> Result<Option<u64>> {
-        match self {
-            Self::V1(v1) => v1.oom_kills(),
+        if let Some(kills) = self.v1().map_or(Ok(None), V1::oom_kills)? {
+            return Ok(Some(kills));
         }
+        self.v2().map_or(Ok(None), V2::oom_kills)
     }
 
     /// Sends a signal to every process, once. Processes are frozen meanwhile where that is possible, so that none
@@ -192,6 +259,17 @@ impl Cgroup {
     /// Processes remain after [`KILL_TIMEOUT`] (stuck in the kernel); the message lists them.
     pub fn kill_all(&self) -> Result<()> {
         let deadline = Instant::now() + KILL_TIMEOUT;
+        if let Some(v2) = self.v2()
+            && let Some(killed) = v2.kill()
+        {
+            killed?;
+            if self.v1().and_then(V1::frozen).transpose()? == Some(true) {
+                self.thaw()?;
+            }
+            if v2.wait_empty(KILL_TIMEOUT)? {
+                return Ok(());
+            }
+        }
         let mut pause = Duration::from_micros(50);
         loop {
             let pids = self.processes()?;
@@ -199,12 +277,9 @@ impl Cgroup {
                 return Ok(());
             }
             if Instant::now() >= deadline {
-                return Err(Error::failed(
-                    "kill",
-                    format!("processes {pids:?}"),
-                    std::io::Error::from(std::io::ErrorKind::TimedOut),
-                )
-                .hint("they are stuck in the kernel; a device or network file system may not answer"));
+                let error = io::Error::from(io::ErrorKind::TimedOut);
+                return Err(Error::failed("kill", format!("processes {pids:?}"), error)
+                    .hint("they are stuck in the kernel; a device or network file system may not answer"));
             }
             self.signal_all(Signal::KILL)?;
             thread::sleep(pause);
@@ -218,8 +293,8 @@ impl Cgroup {
     /// # Errors
     /// A process is still in it; the message names it.
     pub fn remove(&self) -> Result<()> {
-        match self {
-            Self::V1(v1) => v1.remove(),
-        }
+        let v1 = self.v1().map_or(Ok(()), V1::remove);
+        let v2 = self.v2().map_or(Ok(()), V2::remove);
+        v1.and(v2)
     }
 }

@@ -25,6 +25,13 @@ pub(super) struct Folder {
     pub made_ancestors: usize,
 }
 
+/// Whether a folder was there before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Made {
+    New,
+    Found,
+}
+
 fn is_zero(number: &usize) -> bool {
     *number == 0
 }
@@ -35,7 +42,7 @@ impl Folder {
     ///
     /// # Errors
     /// A folder cannot be made, or it is in use.
-    pub fn make(mount: &Path, relative: &Path) -> Result<Self> {
+    pub fn make(mount: &Path, relative: &Path) -> Result<(Self, Made)> {
         let path = mount.join(relative);
         let failed = |path: &Path, error: io::Error| {
             let kind = error.kind();
@@ -48,10 +55,10 @@ impl Folder {
             }
         };
         match make_dir(&path) {
-            Ok(()) => return Ok(Self { path, made_ancestors: 0 }),
+            Ok(()) => return Ok((Self { path, made_ancestors: 0 }, Made::New)),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 refuse_in_use(&path)?;
-                return Ok(Self { path, made_ancestors: 0 });
+                return Ok((Self { path, made_ancestors: 0 }, Made::Found));
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(failed(&path, error)),
@@ -68,7 +75,7 @@ impl Folder {
             }
         }
         match make_dir(&path) {
-            Ok(()) => Ok(folder),
+            Ok(()) => Ok((folder, Made::New)),
             Err(error) => {
                 folder.remove_ancestors();
                 Err(failed(&path, error))

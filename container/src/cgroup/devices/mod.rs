@@ -1,10 +1,18 @@
 //! `linux.resources.devices`: which device nodes the processes may open and make.
 //!
 //! Both hierarchies are given the same rules; v1 takes them as lines ([`Table`]), v2 as an eBPF program
-//! ([`program`](program::build)).
+//! ([`program`]).
+
+pub(super) mod program;
+mod sys;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::Path;
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 use rkvm_oci::{Error, Result};
@@ -279,4 +287,28 @@ fn line(devices: &Devices, permissions: Permissions) -> String {
     };
     let number = |number: Option<u32>| number.map_or_else(|| "*".to_owned(), |number| number.to_string());
     format!("{kind} {}:{} {permissions}", number(devices.major), number(devices.minor))
+}
+
+/// Gives a v2 cgroup these rules in place of those that it has. A process that opens a device meanwhile needs the leave
+/// of both the old and the new ones.
+///
+/// # Errors
+/// A rule is malformed, or the kernel refuses the program (no BPF, or no privilege).
+pub(super) fn attach(dir: &Path, listed: &[LinuxDeviceCgroup], moment: super::Moment) -> Result<()> {
+    let failed = |errno: nix::errno::Errno| {
+        Error::failed("attach the device rules to cgroup", dir.display(), errno)
+            .hint("this needs CAP_SYS_ADMIN or CAP_BPF and a kernel with CONFIG_CGROUP_BPF")
+    };
+    let program = program::build(&rules(listed)?);
+    let folder = File::open(dir).map_err(|source| Error::failed("open cgroup", dir.display(), source))?;
+    let old = match moment {
+        super::Moment::Create => vec![],
+        super::Moment::Update => sys::attached(folder.as_fd()).map_err(failed)?,
+    };
+    let program = sys::load(&program).map_err(failed)?;
+    sys::attach(folder.as_fd(), program.as_fd()).map_err(failed)?;
+    for old in old {
+        sys::detach(folder.as_fd(), old.as_fd()).map_err(failed)?;
+    }
+    Ok(())
 }

@@ -24,10 +24,10 @@ pub(super) fn apply(cgroup: &V1, resources: &LinuxResources, moment: Moment) -> 
             format!("{key} is a file of cgroup v2, and this host has its controllers on v1"),
         ));
     }
-    if let Some(rules) = resources.devices() {
+    if let Some(rules) = resources.devices()
+        && (moment == Moment::Create || !rules.is_empty())
+    {
         apply_devices(cgroup, rules, moment)?;
-    } else if moment == Moment::Create {
-        apply_devices(cgroup, &[], moment)?;
     }
     if let Some(memory) = resources.memory()
         && *memory != LinuxMemory::default()
@@ -68,10 +68,6 @@ pub(super) fn apply(cgroup: &V1, resources: &LinuxResources, moment: Moment) -> 
 }
 
 fn apply_devices(cgroup: &V1, rules: &[oci_spec::runtime::LinuxDeviceCgroup], moment: Moment) -> Result<()> {
-    // runc's update leaves the rules alone where none are given.
-    if moment == Moment::Update && rules.is_empty() {
-        return Ok(());
-    }
     let dir = cgroup.dir("devices").ok_or_else(|| file::no_controller("devices", "devices"))?;
     let wanted = devices::Table::build(rules)?;
     let current = match moment {

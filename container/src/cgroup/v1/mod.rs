@@ -3,7 +3,7 @@
 mod limits;
 mod stats;
 
-use std::fs;
+use std::fs::{File, OpenOptions};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,8 +14,8 @@ use rkvm_oci::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use super::host::V1Mount;
-use super::tree::{self, Folder};
-use super::{FREEZE_TIMEOUT, Moment, file};
+use super::tree::{self, Folder, Made};
+use super::{FREEZE_TIMEOUT, Frozen, Moment, file};
 
 /// A container's cgroup in every v1 hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,19 +38,30 @@ impl V1 {
         let mut made = Self { hierarchies: Vec::with_capacity(mounts.len()) };
         for V1Mount { controllers, mount } in mounts {
             let cpuset = controllers.split(',').any(|one| one == "cpuset");
-            match Folder::make(&mount, relative) {
-                Ok(folder) => made.hierarchies.push(Hierarchy { controllers, folder }),
-                Err(error) => {
-                    made.remove()?;
-                    return Err(error);
-                }
-            }
-            if cpuset && let Err(error) = inherit_cpuset(&mount.join(relative), &mount) {
+            let result = Folder::make(&mount, relative).and_then(|(folder, newness)| {
+                made.hierarchies.push(Hierarchy { controllers, folder });
+                if cpuset { inherit_cpuset(&mount.join(relative), &mount, newness) } else { Ok(()) }
+            });
+            if let Err(error) = result {
                 made.remove()?;
                 return Err(error);
             }
         }
         Ok(made)
+    }
+
+    /// The files through which a thread moves itself into each hierarchy.
+    pub(super) fn open(&self) -> Result<Vec<File>> {
+        self.hierarchies
+            .iter()
+            .map(|hierarchy| {
+                let path = hierarchy.folder.path.join("tasks");
+                OpenOptions::new()
+                    .write(true)
+                    .open(&path)
+                    .map_err(|source| Error::failed("open", path.display(), source))
+            })
+            .collect()
     }
 
     /// Folder of the hierarchy that has `controller`.
@@ -101,9 +112,10 @@ impl V1 {
         })
     }
 
-    pub(super) fn is_frozen(&self) -> Result<bool> {
-        let Some(dir) = self.dir("freezer") else { return Ok(false) };
-        Ok(file::optional(dir, "freezer.state")?.is_some_and(|state| state.trim() != "THAWED"))
+    /// Whether the processes are frozen; `None` when no freezer is mounted.
+    pub(super) fn frozen(&self) -> Option<Result<bool>> {
+        let state = file::optional(self.dir("freezer")?, "freezer.state");
+        Some(state.map(|state| state.is_some_and(|state| state.trim() != "THAWED")))
     }
 
     /// Counter of processes that the kernel killed for want of memory; `None` when no memory controller is mounted.
@@ -120,13 +132,6 @@ impl V1 {
         }
         result
     }
-}
-
-/// What [`V1::set_frozen`] makes of the processes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Frozen {
-    Yes,
-    No,
 }
 
 fn state(dir: &Path, value: &str) -> Result<()> {
@@ -160,18 +165,30 @@ fn freeze(dir: &Path) -> Result<()> {
 
 /// A new cpuset has neither CPUs nor memory nodes, and accepts no process until it has: what is empty is copied from
 /// the parent, up to the mount point.
-fn inherit_cpuset(dir: &Path, mount: &Path) -> Result<()> {
+fn inherit_cpuset(dir: &Path, mount: &Path, made: Made) -> Result<()> {
     for name in ["cpuset.cpus", "cpuset.mems"] {
-        inherit(dir, mount, name)?;
+        match (made, dir.parent()) {
+            (Made::New, Some(parent)) => {
+                let value = inherit(parent, mount, name)?;
+                fill(dir, name, &value)?;
+            }
+            _ => {
+                inherit(dir, mount, name)?;
+            }
+        }
     }
     Ok(())
 }
 
 fn inherit(dir: &Path, mount: &Path, name: &str) -> Result<String> {
-    let copied = |error| Error::failed("initialise", dir.join(name).display(), error);
-    let own = fs::read_to_string(dir.join(name)).map_err(copied)?;
+    let own = file::read(dir, name)?;
     let Some(parent) = dir.parent().filter(|_| own.trim().is_empty() && dir != mount) else { return Ok(own) };
     let value = inherit(parent, mount, name)?;
-    file::write(dir, name, value.trim()).map_err(copied)?;
+    fill(dir, name, &value)?;
     Ok(value)
+}
+
+fn fill(dir: &Path, name: &str, value: &str) -> Result<()> {
+    file::write(dir, name, value.trim())
+        .map_err(|error| Error::failed("initialise", dir.join(name).display(), error))
 }
