@@ -69,6 +69,15 @@ pub enum Error {
         #[source]
         source: serde_json::Error,
     },
+    /// A `--filter` makes no sense.
+    #[error(transparent)]
+    Filter(#[from] crate::format::FilterError),
+    /// A `--format` makes no sense.
+    #[error(transparent)]
+    Template(#[from] crate::format::TemplateError),
+    /// A volume operation failed.
+    #[error(transparent)]
+    Volume(#[from] crate::volume::VolumeError),
     /// The runtime failed.
     #[error(transparent)]
     Runtime(#[from] rkvm_oci::Error),

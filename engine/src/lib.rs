@@ -14,6 +14,8 @@ pub mod paths;
 pub mod record;
 pub mod state;
 pub mod store;
+pub mod usage;
+pub mod view;
 pub mod volume;
 
 pub use engine::{BackendFn, Engine};

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -301,7 +301,7 @@ impl VolumeStore {
         let mut removed = vec![];
         for volume in self.list()? {
             if wanted(&volume) && users(&volume.name)?.is_empty() {
-                let bytes = disk_usage(&self.path(&volume.name));
+                let bytes = crate::usage::disk_bytes(&self.path(&volume.name));
                 self.discard(&volume.name)?;
                 removed.push((volume, bytes));
             }
@@ -311,7 +311,7 @@ impl VolumeStore {
 
     /// Bytes on disk of a volume's content.
     pub fn size_bytes(&self, name: &str) -> u64 {
-        disk_usage(&self.path(name))
+        crate::usage::disk_bytes(&self.path(name))
     }
 
     fn discard(&self, name: &str) -> Result<()> {
@@ -366,20 +366,4 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Volu
 
 fn sync_folder(path: &Path) -> Result<()> {
     File::open(path).and_then(|folder| folder.sync_all()).map_err(io_error("sync", path))
-}
-
-/// Bytes that the files below `path` take on disk; links are not followed, what cannot be read counts as nothing, and a
-/// file with several names counts once for each, as its removal frees it only with the last.
-fn disk_usage(path: &Path) -> u64 {
-    let Ok(entries) = fs::read_dir(path) else { return 0 };
-    let mut bytes = 0;
-    for entry in entries.flatten() {
-        let Ok(metadata) = entry.metadata() else { continue };
-        // `st_blocks` counts 512-byte units whatever the file system's block size is (stat(2)).
-        bytes += metadata.blocks() * 512;
-        if metadata.is_dir() {
-            bytes += disk_usage(&entry.path());
-        }
-    }
-    bytes
 }
