@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 #[cfg(test)]
 mod tests;
+mod users;
 
 /// Folder of a volume in which its content is.
 const DATA: &str = "_data";
