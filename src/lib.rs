@@ -6,3 +6,4 @@ pub mod backend;
 pub mod commands;
 pub mod context;
 pub mod oci;
+pub mod output;

@@ -7,6 +7,7 @@
 pub mod engine;
 pub mod error;
 pub mod format;
+pub mod host;
 pub mod ids;
 pub mod liveness;
 pub mod names;

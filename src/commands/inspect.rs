@@ -61,7 +61,7 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
     for name in &args.names {
         match args.kind {
             Some(Kind::Container) => shown.add(container(context, name, args.size))?,
-            Some(Kind::Image) => shown.add(super::image::inspect::value(context, name))?,
+            Some(Kind::Image) => shown.add(image(context, name))?,
             Some(Kind::Volume) => shown.add(volume(context, name))?,
             None => any(context, name, args.size, &mut shown)?,
         }
@@ -74,8 +74,8 @@ fn any(context: &Context, name: &str, size: bool, shown: &mut Shown) -> Result<(
         Err(error) if is_missing_container(&error) => {}
         found => return shown.add(found),
     }
-    match super::image::inspect::value(context, name) {
-        Err(_) => {}
+    match image(context, name) {
+        Err(error) if is_missing_image(&error) => {}
         found => return shown.add(found),
     }
     match volume(context, name) {
@@ -90,6 +90,11 @@ fn is_missing_container(error: &Error) -> bool {
     matches!(error.downcast_ref(), Some(rkvm_engine::Error::NoSuchContainer(_)))
 }
 
+fn is_missing_image(error: &Error) -> bool {
+    use rkvm_image::Error::{InvalidReference, NotFound};
+    matches!(error.downcast_ref(), Some(NotFound { .. } | InvalidReference { .. }))
+}
+
 fn is_missing_volume(error: &Error) -> bool {
     matches!(error.downcast_ref(), Some(VolumeError::NotFound { .. } | VolumeError::InvalidName { .. }))
 }
@@ -98,6 +103,11 @@ fn container(context: &Context, name: &str, size: bool) -> Result<Inspect> {
     let engine = context.engine();
     let measure = if size { Measure::Size } else { Measure::Skip };
     Ok(Inspect::new(&engine.find(name)?, &engine.paths, measure))
+}
+
+fn image(context: &Context, name: &str) -> Result<serde_json::Value> {
+    let store = rkvm_image::Store::open(&context.lib_dir);
+    Ok(super::image::inspect::describe(&store, &store.resolve(name)?)?)
 }
 
 fn volume(context: &Context, name: &str) -> Result<volume::Inspect> {
@@ -109,7 +119,7 @@ fn volume(context: &Context, name: &str) -> Result<volume::Inspect> {
 #[derive(Debug)]
 pub(super) struct Shown {
     template: Option<Template>,
-    objects: Vec<Box<serde_json::value::RawValue>>,
+    objects: usize,
     text: String,
     code: u8,
 }
@@ -123,7 +133,7 @@ impl Shown {
             other => other,
         };
         let template = text.map(Template::parse).transpose()?;
-        Ok(Self { template, objects: vec![], text: String::new(), code: 0 })
+        Ok(Self { template, objects: 0, text: String::new(), code: 0 })
     }
 
     /// Adds an object, or reports that it cannot be shown and goes on.
@@ -134,7 +144,13 @@ impl Shown {
                     self.text.push_str(&template.render_serializable(&object)?);
                     self.text.push('\n');
                 }
-                None => self.objects.push(serde_json::value::to_raw_value(&object)?),
+                None => {
+                    self.text.push_str(if self.objects == 0 { "[\n" } else { ",\n" });
+                    let json = output::pretty_json(&object)?;
+                    let lines: Vec<_> = json.lines().map(|line| format!("    {line}")).collect();
+                    self.text.push_str(&lines.join("\n"));
+                    self.objects += 1;
+                }
             },
             Err(error) => {
                 eprintln!("rkvm: {error:#}");
@@ -146,9 +162,10 @@ impl Shown {
 
     /// Prints what was added and gives the exit code.
     pub(super) fn finish(self) -> Result<u8> {
-        match self.template {
-            Some(_) => output::print(&self.text)?,
-            None => output::print(&output::pretty_json(&self.objects)?)?,
+        match (&self.template, self.objects) {
+            (Some(_), _) => output::print(&self.text)?,
+            (None, 0) => output::print("[]\n")?,
+            (None, _) => output::print(&format!("{}\n]\n", self.text))?,
         }
         Ok(self.code)
     }

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::context::Context;
 
@@ -26,12 +26,22 @@ macro_rules! verbs {
 }
 
 verbs! {
+    /// Work with containers
+    Container => container,
     /// Work with images
     Image => image,
     /// List images
     Images => images,
+    /// Show everything that is known of containers, images or volumes, as JSON
+    Inspect => inspect,
     /// Load images from an archive or an OCI layout
     Load => load,
+    /// Show where published ports listen on the host
+    Port => port,
+    /// List containers
+    Ps => ps,
+    /// Give a container another name
+    Rename => rename,
     /// Remove images or names of images
     Rmi => rmi,
     /// Save images to an archive
@@ -40,6 +50,8 @@ verbs! {
     Tag => tag,
     /// Show the version
     Version => version,
+    /// Work with volumes, which outlive containers
+    Volume => volume,
 }
 
 /// A container runtime with two isolation backends: how much isolation can you afford, in milliseconds?
@@ -53,16 +65,20 @@ pub struct Cli {
     command: Command,
 }
 
-/// Exit code of a command that could not do its work (Docker's convention).
+/// Exit code of `run` and `create` when they could not do their work, and of a command line that cannot be understood
+/// (Docker's convention: codes below belong to the container's program).
 pub const EXIT_ENGINE: u8 = 125;
-
-/// Exit code of a command that did its work for some of what it was given, but not for all (Docker's convention).
+/// Exit code of every other command that could not do its work, or not all of it.
 pub const EXIT_FAILURE: u8 = 1;
 
 /// Parses the command line, runs the verb and gives the exit code back.
 pub fn main() -> u8 {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let parsed = Cli::command().try_get_matches().and_then(|matches| {
+        let failure = failure_code(&matches);
+        Cli::from_arg_matches(&matches).map(|cli| (cli, failure))
+    });
+    let (cli, failure) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             let _ = error.print();
             return if error.use_stderr() { EXIT_ENGINE } else { 0 };
@@ -71,14 +87,24 @@ pub fn main() -> u8 {
     let context = Context::new(cli.root);
     dispatch(cli.command, &context).unwrap_or_else(|error| {
         eprintln!("rkvm: {error:#}");
-        exit_code(&error)
+        exit_code(&error, failure)
     })
 }
 
-/// Exit code of a command that ends with `error`.
-fn exit_code(error: &anyhow::Error) -> u8 {
-    if let Some(error) = error.downcast_ref::<rkvm_oci::Error>() {
-        return error.exit_code();
+/// Exit code of a failure of the verb in `matches`.
+fn failure_code(matches: &ArgMatches) -> u8 {
+    match matches.subcommand() {
+        Some(("run" | "create", _)) => EXIT_ENGINE,
+        Some(("container", inner)) => failure_code(inner),
+        _ => EXIT_FAILURE,
     }
-    error.downcast_ref::<rkvm_engine::Error>().map_or(EXIT_ENGINE, rkvm_engine::Error::exit_code)
+}
+
+/// Exit code of a command that ends with `error`: 126 or 127 for a program that cannot be executed, otherwise `failure`.
+fn exit_code(error: &anyhow::Error, failure: u8) -> u8 {
+    let code = match error.downcast_ref::<rkvm_oci::Error>() {
+        Some(error) => error.exit_code(),
+        None => error.downcast_ref().map_or(EXIT_ENGINE, rkvm_engine::Error::exit_code),
+    };
+    if code == EXIT_ENGINE { failure } else { code }
 }

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use anyhow::Result;
 use rkvm_engine::format::Format;
-use rkvm_engine::view::filter::{ContainerFilter, KEYS};
+use rkvm_engine::view::filter::ContainerFilter;
 use rkvm_engine::view::ps::{self, LISTING, LISTING_WITH_SIZE, Measure, Width};
 
 use crate::context::Context;
@@ -17,6 +17,10 @@ Examples:
   rkvm ps --format 'table {{.Names}}\\t{{.Status}}'     chosen columns
   rkvm ps --format '{{.ID}} {{.Label \"owner\"}}'       the value of a label
   rkvm rm $(rkvm ps -aq --filter status=exited)       remove what has ended
+
+Filters: ancestor=IMAGE, before=CONTAINER, since=CONTAINER, exited=CODE, expose=PORT, publish=PORT, id=PATTERN,
+name=PATTERN, isolation=container|vm, label=KEY[=VALUE], label!=KEY[=VALUE], network=NAME, volume=NAME|PATH,
+status=created|running|paused|restarting|exited|dead. One key's values are alternatives, different keys must all hold.
 
 A Go template has the fields .ID .Names .Image .Command .CreatedAt .RunningFor .Ports .State .Status .Size .Labels
 .Mounts .LocalVolumes .Networks .Platform .Isolation, the method .Label \"KEY\" and Docker's functions (json, upper,
@@ -44,20 +48,12 @@ pub struct Args {
     /// Show ids, commands and mounts whole
     #[arg(long)]
     no_trunc: bool,
-    /// Show only containers for which this holds; see the list of keys below
-    #[arg(short, long, value_name = "KEY=VALUE", long_help = filter_help())]
+    /// Show only containers for which this holds; the keys are below
+    #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
     /// `table`, `table TEMPLATE`, `json`, or a Go template for each container
     #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
-}
-
-fn filter_help() -> String {
-    format!(
-        "Show only containers for which this holds. One key's values are alternatives, different keys must all hold.\n\
-         Keys: {}",
-        KEYS.join(", ")
-    )
 }
 
 /// Lists containers, the newest first.

@@ -94,6 +94,41 @@ pub fn parse_time(text: &str) -> Option<SystemTime> {
     Some(SystemTime::UNIX_EPOCH + since)
 }
 
+/// A moment as `until` and `--since` take it: RFC 3339, seconds since 1970, a date, or a Go duration before `now`
+/// (`10m`, `1h30m`).
+pub fn parse_moment(text: &str, now: SystemTime) -> Option<SystemTime> {
+    if let Some(before) = parse_duration(text) {
+        return now.checked_sub(before);
+    }
+    if let Ok(seconds) = text.parse::<u64>() {
+        return SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+    }
+    [text.to_owned(), format!("{text}Z"), format!("{text}T00:00:00Z")]
+        .iter()
+        .find_map(|text| parse_time(text))
+}
+
+/// A duration as Go writes it, whole numbers with units `h`, `m`, `s`, `ms`: `1h30m`.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (number, after) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit())?);
+        let (unit, after) = after.split_at(after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len()));
+        let number: u64 = number.parse().ok()?;
+        let milliseconds = match unit {
+            "h" => number.checked_mul(3_600_000)?,
+            "m" => number.checked_mul(60_000)?,
+            "s" => number.checked_mul(1_000)?,
+            "ms" => number,
+            _ => return None,
+        };
+        total = total.checked_add(Duration::from_millis(milliseconds))?;
+        rest = after;
+    }
+    (!text.is_empty()).then_some(total)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,5 +205,24 @@ mod tests {
         ] {
             assert_eq!(parse_time(wrong), None, "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn moments_in_every_form() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let seconds = |text: &str| {
+            parse_moment(text, now)
+                .map(|moment| moment.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs())
+        };
+        assert_eq!(seconds("10m"), Some(999_400));
+        assert_eq!(seconds("1h30m"), Some(994_600));
+        assert_eq!(seconds("500"), Some(500));
+        assert_eq!(seconds("1970-01-02"), Some(86_400));
+        assert_eq!(seconds("1970-01-02T00:00:01"), Some(86_401));
+        assert_eq!(seconds("1970-01-02T00:00:01Z"), Some(86_401));
+        for wrong in ["", "h", "10", "10x", "m10", "yesterday", "99999999999999999999h"] {
+            assert_eq!(parse_duration(wrong), None, "{wrong:?}");
+        }
+        assert_eq!(seconds("yesterday"), None);
     }
 }

@@ -1,13 +1,14 @@
 //! `ps --filter`: which containers are shown.
 
 use std::collections::BTreeSet;
+use std::time::SystemTime;
 
 use regex_lite::Regex;
 
 use super::{ports, ps};
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::format::Filters;
+use crate::format::{Filters, human};
 use crate::record::{MountKind, Protocol};
 use crate::store::Container;
 
@@ -163,6 +164,36 @@ fn mounts(container: &Container, wanted: &str) -> bool {
         };
         source || mount.target == wanted
     })
+}
+
+/// Filters of `prune`, ready to be asked.
+#[derive(Debug)]
+pub struct PruneFilter {
+    filters: Filters,
+    until: Vec<SystemTime>,
+}
+
+impl PruneFilter {
+    /// Reads the values of `prune --filter`; `until` is a moment or a duration before `now`.
+    ///
+    /// # Errors
+    /// A key or value that does not exist.
+    pub fn parse<T: AsRef<str>>(texts: &[T], now: SystemTime) -> Result<Self> {
+        let filters = Filters::parse(texts, &["label", "label!", "until"])?;
+        let until = filters.read("until", |value| {
+            human::parse_moment(value, now).ok_or_else(|| {
+                "give a duration such as 24h or a time such as 2026-01-31T12:00:00Z".to_owned()
+            })
+        })?;
+        Ok(Self { filters, until })
+    }
+
+    /// Whether `container` may be removed.
+    pub fn accepts(&self, container: &Container) -> bool {
+        let created = human::parse_time(&container.record.created);
+        let old_enough = |until: &SystemTime| created.is_some_and(|created| created < *until);
+        self.filters.labels_match(&container.record.labels) && self.until.iter().all(old_enough)
+    }
 }
 
 #[cfg(test)]

@@ -262,7 +262,9 @@ impl Mount {
                 let source = source.display().to_string().trim_end_matches('/').to_owned();
                 ("volume", Some(name.clone()), source, Some("local"), "z".to_owned(), String::new())
             }
-            MountKind::Tmpfs { options } => ("tmpfs", None, String::new(), None, options.join(","), String::new()),
+            MountKind::Tmpfs { options } => {
+                ("tmpfs", None, String::new(), None, options.join(","), String::new())
+            }
         };
         Self {
             kind,
@@ -365,19 +367,65 @@ mod tests {
     fn the_shape_is_dockers() {
         let json = json(&container("web"));
         for field in [
-            "/Id", "/Created", "/Path", "/Args/0", "/State/Status", "/State/Running", "/State/Paused",
-            "/State/Restarting", "/State/OOMKilled", "/State/Dead", "/State/Pid", "/State/ExitCode", "/State/Error",
-            "/State/StartedAt", "/State/FinishedAt", "/Image", "/ResolvConfPath", "/HostnamePath", "/HostsPath",
-            "/LogPath", "/Name", "/RestartCount", "/HostConfig/Binds", "/HostConfig/NetworkMode",
-            "/HostConfig/PortBindings", "/HostConfig/RestartPolicy/Name",
-            "/HostConfig/RestartPolicy/MaximumRetryCount", "/HostConfig/AutoRemove", "/HostConfig/CapAdd",
-            "/HostConfig/CapDrop", "/HostConfig/Dns", "/HostConfig/Privileged", "/HostConfig/ReadonlyRootfs",
-            "/HostConfig/ShmSize", "/HostConfig/Memory", "/HostConfig/NanoCpus", "/HostConfig/PidsLimit",
-            "/HostConfig/Ulimits", "/HostConfig/LogConfig/Type", "/HostConfig/UsernsMode", "/HostConfig/SecurityOpt",
-            "/HostConfig/Init", "/HostConfig/Devices", "/Mounts", "/Config/Hostname", "/Config/User", "/Config/Env",
-            "/Config/Cmd", "/Config/Image", "/Config/WorkingDir", "/Config/Entrypoint", "/Config/Labels",
-            "/Config/Tty", "/Config/OpenStdin", "/NetworkSettings/Ports", "/NetworkSettings/IPAddress",
-            "/NetworkSettings/Networks/bridge/IPAddress", "/GraphDriver/Data/UpperDir", "/Isolation",
+            "/Id",
+            "/Created",
+            "/Path",
+            "/Args/0",
+            "/State/Status",
+            "/State/Running",
+            "/State/Paused",
+            "/State/Restarting",
+            "/State/OOMKilled",
+            "/State/Dead",
+            "/State/Pid",
+            "/State/ExitCode",
+            "/State/Error",
+            "/State/StartedAt",
+            "/State/FinishedAt",
+            "/Image",
+            "/ResolvConfPath",
+            "/HostnamePath",
+            "/HostsPath",
+            "/LogPath",
+            "/Name",
+            "/RestartCount",
+            "/HostConfig/Binds",
+            "/HostConfig/NetworkMode",
+            "/HostConfig/PortBindings",
+            "/HostConfig/RestartPolicy/Name",
+            "/HostConfig/RestartPolicy/MaximumRetryCount",
+            "/HostConfig/AutoRemove",
+            "/HostConfig/CapAdd",
+            "/HostConfig/CapDrop",
+            "/HostConfig/Dns",
+            "/HostConfig/Privileged",
+            "/HostConfig/ReadonlyRootfs",
+            "/HostConfig/ShmSize",
+            "/HostConfig/Memory",
+            "/HostConfig/NanoCpus",
+            "/HostConfig/PidsLimit",
+            "/HostConfig/Ulimits",
+            "/HostConfig/LogConfig/Type",
+            "/HostConfig/UsernsMode",
+            "/HostConfig/SecurityOpt",
+            "/HostConfig/Init",
+            "/HostConfig/Devices",
+            "/Mounts",
+            "/Config/Hostname",
+            "/Config/User",
+            "/Config/Env",
+            "/Config/Cmd",
+            "/Config/Image",
+            "/Config/WorkingDir",
+            "/Config/Entrypoint",
+            "/Config/Labels",
+            "/Config/Tty",
+            "/Config/OpenStdin",
+            "/NetworkSettings/Ports",
+            "/NetworkSettings/IPAddress",
+            "/NetworkSettings/Networks/bridge/IPAddress",
+            "/GraphDriver/Data/UpperDir",
+            "/Isolation",
         ] {
             assert!(json.pointer(field).is_some(), "{field} is missing: {json:#}");
         }
@@ -392,7 +440,8 @@ mod tests {
         let mut web = container("web");
         web.state.status = ContainerStatus::Running;
         web.record.network.exposed = vec!["80/tcp".to_owned(), "443/tcp".to_owned()];
-        let mapping = PortMapping { host_ip: None, host_port: 8080, container_port: 80, protocol: Protocol::Tcp };
+        let mapping =
+            PortMapping { host_ip: None, host_port: 8080, container_port: 80, protocol: Protocol::Tcp };
         web.state.network = Some(NetworkState {
             ip: "10.88.0.2".to_owned(),
             ports: vec![mapping],

@@ -6,4 +6,5 @@ mod inspect_host;
 pub mod ports;
 pub mod ps;
 pub mod status;
+pub mod version;
 pub mod volume;
