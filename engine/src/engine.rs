@@ -8,13 +8,24 @@ use crate::error::{Error, Result};
 use crate::liveness;
 use crate::paths::Paths;
 use crate::state::{ContainerState, ContainerStatus};
+use crate::record::MountKind;
 use crate::store::{self, Container, Locked};
+use crate::volume::{VolumeError, VolumeStore};
 
 /// Gives the backend of an isolation; only the command lines know both.
 pub type BackendFn = fn(Isolation) -> rkvm_oci::Result<Box<dyn Backend>>;
 
 /// Exit code of a container whose monitor was killed: what was left of it got SIGKILL.
 pub const EXIT_MONITOR_LOST: u8 = 137;
+
+/// What becomes of the volumes that were made for a container alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnonymousVolumes {
+    /// They stay.
+    Keep,
+    /// They go with it, unless another container uses them (`rm -v`, `--rm`).
+    Remove,
+}
 
 /// One engine instance.
 #[derive(Debug, Clone)]
@@ -97,6 +108,42 @@ impl Engine {
         Ok(())
     }
 
+    /// Removes a container that does not run, its write layer and its hold on the image.
+    ///
+    /// # Errors
+    /// Something cannot be removed; doing it again goes on.
+    pub fn remove(&self, locked: Locked, volumes: AnonymousVolumes) -> Result<()> {
+        let id = locked.container.record.id.clone();
+        let mounts = locked.container.record.mounts.clone();
+        locked.remove(&self.paths)?;
+        rkvm_image::Store::open(&self.paths.lib).release(&id)?;
+        if volumes == AnonymousVolumes::Keep {
+            return Ok(());
+        }
+        let store = VolumeStore::new(&self.paths.lib);
+        for mount in mounts {
+            let MountKind::Volume { name, anonymous: true, .. } = mount.kind else { continue };
+            match store.remove(&name, |name| self.volume_users(name)) {
+                // Somebody else uses it by now, or removed it.
+                Ok(()) | Err(Error::Volume(VolumeError::InUse { .. } | VolumeError::NotFound { .. })) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ids of the containers that mount volume `name`.
+    fn volume_users(&self, name: &str) -> Result<Vec<String>> {
+        let uses = |container: &Container| {
+            container.record.mounts.iter().any(
+                |mount| matches!(&mount.kind, MountKind::Volume { name: used, .. } if used == name),
+            )
+        };
+        let ids = store::ids(&self.paths)?;
+        let containers = ids.iter().filter_map(|id| store::peek(&self.paths, id).ok());
+        Ok(containers.filter(uses).map(|container| container.record.id).collect())
+    }
+
     /// Corrects a state that needs a monitor where there is none: the monitor was killed or the host restarted.
     fn truth(&self, container: Container) -> Result<Container> {
         let folder = self.paths.monitor(container.id());
@@ -119,16 +166,17 @@ impl Engine {
         if liveness::holder(&folder)?.is_some() {
             return Ok(());
         }
-        self.clean_runtime(id)?;
+        self.clean(id)?;
         if let Some(mut locked) = locked {
             let auto_remove = locked.container.record.auto_remove;
             let state = &mut locked.container.state;
             if state.status.is_active() {
                 mark_lost(state);
                 locked.write_state()?;
-                if auto_remove {
-                    locked.remove(&self.paths)?;
-                }
+            }
+            // A start that was cut short leaves `created`.
+            if auto_remove {
+                self.remove(locked, AnonymousVolumes::Remove)?;
             }
         }
         match std::fs::remove_dir_all(&folder) {
@@ -139,7 +187,19 @@ impl Engine {
         }
     }
 
-    /// Ends what still runs of container `id` and removes what the runtime knows of it.
+    /// Ends what still runs of container `id` and removes every trace outside its own folder: processes, cgroup, link, port rules,
+    /// user id range. Works on a half-made one too, and a second time.
+    ///
+    /// # Errors
+    /// Something cannot be removed; the message names it.
+    pub fn clean(&self, id: &str) -> Result<()> {
+        let runtime = self.clean_runtime(id);
+        let network = rkvm_net::Network::open(&self.paths.lib).release(id);
+        crate::namespaces::UidRange::free(&self.paths, id);
+        runtime?;
+        Ok(network?)
+    }
+
     fn clean_runtime(&self, id: &str) -> Result<()> {
         let runtime_store = self.paths.runtime();
         let record = match runtime_store.peek(id) {

@@ -78,6 +78,59 @@ pub enum Error {
     /// A volume operation failed.
     #[error(transparent)]
     Volume(#[from] crate::volume::VolumeError),
+    /// Every user id range is taken.
+    #[error("every user id range is in use (links in {folder}): stop a container, or use --userns=host")]
+    NoUidRange {
+        /// The folder of links.
+        folder: PathBuf,
+    },
+    /// The kernel refuses a namespace.
+    #[error("cannot make the container's namespaces (rkvm must run as root, with user namespaces enabled)")]
+    Namespaces {
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file system cannot show owners through a mapping.
+    #[error(
+        "the file system of {path} cannot be mounted with mapped owners: move it to ext4, xfs, btrfs or tmpfs, or use --userns=host"
+    )]
+    CannotIdmap {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// More layers than one overlay mount takes.
+    #[error(
+        "the image's {layers} layers need {bytes} bytes of mount options, and the kernel takes 4095: use an image with fewer layers"
+    )]
+    TooManyLayers {
+        /// How many layers.
+        layers: usize,
+        /// Length of the options.
+        bytes: usize,
+    },
+    /// A value that the user or the image gave cannot be used.
+    #[error("{what} {value:?} is not valid: {reason}")]
+    Invalid {
+        /// What it is: "port", "user", ...
+        what: &'static str,
+        /// The value.
+        value: String,
+        /// What is wrong, and what is right.
+        reason: String,
+    },
+    /// A part of config.json could not be made.
+    #[error("cannot make config.json")]
+    Spec(#[from] oci_spec::OciSpecError),
+    /// The network failed.
+    #[error(transparent)]
+    Network(#[from] rkvm_net::Error),
+    /// The image store failed.
+    #[error(transparent)]
+    Image(#[from] rkvm_image::Error),
     /// The runtime failed.
     #[error(transparent)]
     Runtime(#[from] rkvm_oci::Error),

@@ -118,8 +118,11 @@ pub enum NetworkMode {
 pub struct NetworkConfig {
     /// How it is connected.
     pub mode: NetworkMode,
-    /// Ports published on the host (`-p`).
+    /// Ports published on the host (`-p`); host port 0 where it is chosen at the start.
     pub ports: Vec<PortMapping>,
+    /// The same with ranges of host ports to choose from, as the network takes them.
+    #[serde(default)]
+    pub requested: Vec<rkvm_net::PortMapping>,
     /// Ports that the image or `--expose` names, `80/tcp`.
     pub exposed: Vec<String>,
     /// Publish every exposed port on a free host port (`-P`).

@@ -15,6 +15,7 @@ use std::time::SystemTime;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
+pub mod copy_up;
 #[cfg(test)]
 mod tests;
 mod users;

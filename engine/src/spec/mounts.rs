@@ -1,0 +1,135 @@
+//! The mounts of a container: Docker's defaults, the engine's files, then what the user asked for.
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxIdMappingBuilder, Mount};
+
+use super::{DEFAULT_SHM_BYTES, INIT_PATH, Inputs};
+use crate::error::Result;
+use crate::namespaces::RANGE;
+use crate::record::{MountConfig, MountKind, NamespaceMode};
+
+/// All mounts, in the order in which they are made.
+pub fn mounts(inputs: &Inputs<'_>) -> Result<Vec<Mount>> {
+    let record = inputs.record;
+    let taken = |target: &str| record.mounts.iter().any(|mount| same_path(&mount.target, target));
+    let mut mounts = defaults(inputs);
+    mounts.retain(|mount| !taken(&mount.destination().to_string_lossy()));
+    for (target, source) in [
+        ("/etc/resolv.conf", inputs.files.resolv_conf()),
+        ("/etc/hostname", inputs.files.hostname()),
+        ("/etc/hosts", inputs.files.hosts()),
+    ] {
+        if !taken(target) && source.exists() {
+            mounts.push(bind(inputs, &source, target, &["bind", "rprivate"])?);
+        }
+    }
+    if record.process.init {
+        mounts.push(bind(
+            inputs,
+            inputs.init_program,
+            INIT_PATH,
+            &["bind", "ro", "nosuid", "nodev", "rprivate"],
+        )?);
+    }
+    let mut wanted: Vec<&MountConfig> = record.mounts.iter().collect();
+    // A mount within another one must come after it.
+    wanted.sort_by_key(|mount| Path::new(&mount.target).components().count());
+    for mount in wanted {
+        mounts.push(user_mount(inputs, mount)?);
+    }
+    Ok(mounts)
+}
+
+fn same_path(a: &str, b: &str) -> bool {
+    Path::new(a).components().eq(Path::new(b).components())
+}
+
+fn mount(kind: &str, source: &Path, target: &str, options: &[&str]) -> Mount {
+    let mut mount = Mount::default();
+    mount.set_destination(target.into());
+    mount.set_typ(Some(kind.to_owned()));
+    mount.set_source(Some(source.to_owned()));
+    mount.set_options(Some(options.iter().map(|option| (*option).to_owned()).collect()));
+    mount
+}
+
+fn defaults(inputs: &Inputs<'_>) -> Vec<Mount> {
+    let record = inputs.record;
+    let special = |kind: &str, target: &str, options: &[&str]| mount(kind, Path::new(kind), target, options);
+    let access = if record.security.privileged { "rw" } else { "ro" };
+    let shm = format!("size={}", record.limits.shm_size.unwrap_or(DEFAULT_SHM_BYTES));
+    let mut mounts = vec![
+        special("proc", "/proc", &["nosuid", "noexec", "nodev"]),
+        special("tmpfs", "/dev", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        special(
+            "devpts",
+            "/dev/pts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+        special("sysfs", "/sys", &["nosuid", "noexec", "nodev", access]),
+        special("cgroup", "/sys/fs/cgroup", &[access, "nosuid", "noexec", "nodev"]),
+        special("mqueue", "/dev/mqueue", &["nosuid", "noexec", "nodev"]),
+    ];
+    mounts.push(match &record.security.ipc {
+        NamespaceMode::Private => {
+            special("tmpfs", "/dev/shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm])
+        }
+        NamespaceMode::Host => mount("bind", Path::new("/dev/shm"), "/dev/shm", &["rbind", "rprivate"]),
+        NamespaceMode::Container(id) => {
+            let pid = inputs.joined.get(id).copied().unwrap_or_default();
+            let source = PathBuf::from(format!("/proc/{pid}/root/dev/shm"));
+            mount("bind", &source, "/dev/shm", &["rbind", "rprivate"])
+        }
+    });
+    mounts
+}
+
+/// A bind mount that shows on-disk owners as the container's ids.
+fn bind(inputs: &Inputs<'_>, source: &Path, target: &str, options: &[&str]) -> Result<Mount> {
+    let mut mount = mount("bind", source, target, options);
+    if let Some(base) = inputs.uid_base {
+        let mapping =
+            LinuxIdMappingBuilder::default().container_id(0_u32).host_id(base).size(RANGE).build()?;
+        mount.set_uid_mappings(Some(vec![mapping]));
+        mount.set_gid_mappings(Some(vec![mapping]));
+        let recursive = options.contains(&"rbind");
+        if let Some(options) = mount.options_mut() {
+            options.push(if recursive { "ridmap" } else { "idmap" }.to_owned());
+        }
+    }
+    Ok(mount)
+}
+
+fn user_mount(inputs: &Inputs<'_>, wanted: &MountConfig) -> Result<Mount> {
+    match &wanted.kind {
+        MountKind::Bind { source, propagation, recursive } => {
+            let mut options = vec![if *recursive { "rbind" } else { "bind" }, propagation.as_str()];
+            if wanted.read_only {
+                options.push(if *recursive { "rro" } else { "ro" });
+            }
+            bind(inputs, source, &wanted.target, &options)
+        }
+        MountKind::Volume { name, subpath, .. } => {
+            let mut options = vec!["rbind", "rprivate"];
+            if wanted.read_only {
+                options.push("ro");
+            }
+            bind(inputs, &(inputs.volume_path)(name).join(subpath), &wanted.target, &options)
+        }
+        MountKind::Tmpfs { options } => {
+            let mut all = vec!["noexec", "nosuid", "nodev"];
+            for option in options {
+                all.retain(|other| *other != option.strip_prefix("no").map_or("", |_| option.as_str()));
+                if matches!(option.as_str(), "exec" | "suid" | "dev") {
+                    all.retain(|other| other.strip_prefix("no") != Some(option.as_str()));
+                }
+                all.push(option);
+            }
+            if wanted.read_only {
+                all.push("ro");
+            }
+            Ok(mount("tmpfs", Path::new("tmpfs"), &wanted.target, &all))
+        }
+    }
+}

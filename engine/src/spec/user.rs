@@ -1,0 +1,158 @@
+//! `USER[:GROUP]` as Docker reads it: names are looked up in the container's own /etc/passwd and /etc/group.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use oci_spec::runtime::User;
+
+use crate::error::{Error, Result};
+
+/// Most bytes that are read of a container's passwd or group: the file is the image's, and may be anything.
+const MAX_BYTES: u64 = 16 << 20;
+
+/// Ids and home of a user in a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its ids.
+    pub user: User,
+    /// Its home; `/` when passwd does not know it.
+    pub home: String,
+}
+
+struct Entry {
+    name: String,
+    id: u32,
+    rest: Vec<String>,
+}
+
+/// Looks up `wanted` and `further` groups in the root filesystem at `rootfs`.
+///
+/// # Errors
+/// A name is not there, or a number is too large.
+pub fn lookup(rootfs: &Path, wanted: &str, further: &[String]) -> Result<Found> {
+    let users = read(rootfs, "etc/passwd");
+    // /etc/group is only needed for names and memberships.
+    let groups = read(rootfs, "etc/group");
+    let (name, group) = match wanted.split_once(':') {
+        Some((name, group)) => (name, Some(group).filter(|group| !group.is_empty())),
+        None => (wanted, None),
+    };
+    let name = if name.is_empty() { "0" } else { name };
+    let number = parse_id(name);
+    let entry = users.iter().find(|entry| entry.name == name || Some(entry.id) == number);
+    let uid = entry.map(|entry| entry.id).or(number).ok_or_else(|| Error::Invalid {
+        what: "user",
+        value: name.to_owned(),
+        reason: "the container's /etc/passwd has no such name; a number works without an entry".to_owned(),
+    })?;
+    let find_group = |name: &str| {
+        let number = parse_id(name);
+        let entry = groups.iter().find(|entry| entry.name == name || Some(entry.id) == number);
+        entry.map(|entry| entry.id).or(number).ok_or_else(|| Error::Invalid {
+            what: "group",
+            value: name.to_owned(),
+            reason: "the container's /etc/group has no such name; a number works without an entry".to_owned(),
+        })
+    };
+    let gid = match group {
+        Some(group) => find_group(group)?,
+        None => entry.and_then(|entry| entry.rest.first()?.parse().ok()).unwrap_or(0),
+    };
+    let mut additional: Vec<u32> = Vec::new();
+    if group.is_none()
+        && let Some(entry) = entry
+    {
+        let member = |group: &&Entry| {
+            group.rest.first().is_some_and(|list| list.split(',').any(|member| member == entry.name))
+        };
+        additional.extend(groups.iter().filter(member).map(|group| group.id));
+    }
+    for group in further {
+        additional.push(find_group(group)?);
+    }
+    additional.dedup();
+    let mut user = User::default();
+    user.set_uid(uid);
+    user.set_gid(gid);
+    user.set_additional_gids((!additional.is_empty()).then_some(additional));
+    let home = entry.and_then(|entry| entry.rest.get(2)).filter(|home| !home.is_empty());
+    Ok(Found { user, home: home.map_or("/", String::as_str).to_owned() })
+}
+
+/// A number that is a valid id.
+fn parse_id(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|id| *id <= i32::MAX as u32)
+}
+
+/// Entries `name:x:id:rest...` of a file in the container; none when there is no such file.
+fn read(rootfs: &Path, file: &str) -> Vec<Entry> {
+    let Ok(root) = File::open(rootfs) else { return vec![] };
+    // The image chooses what is at this path: a link out of the root would read the host's file, a fifo would block.
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let Ok(fd) = openat2(&root, file, how) else { return vec![] };
+    BufReader::new(File::from(fd).take(MAX_BYTES))
+        .lines()
+        .map_while(|line| line.ok())
+        .filter_map(|line| {
+            let mut fields = line.split(':').map(str::to_owned);
+            let name = fields.next().filter(|name| !name.is_empty() && !name.starts_with('#'))?;
+            let id = fields.nth(1)?.parse().ok()?;
+            Some(Entry { name, id, rest: fields.collect() })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root() -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("etc")).unwrap();
+        std::fs::write(
+            root.path().join("etc/passwd"),
+            "root:x:0:0:root:/root:/bin/sh\n# no\nweb:x:33:34:w:/var/www:/bin/false\n",
+        )
+        .unwrap();
+        std::fs::write(root.path().join("etc/group"), "root:x:0:\nweb:x:34:\nlog:x:40:web,x\nshadow:x:42:\n")
+            .unwrap();
+        root
+    }
+
+    #[test]
+    fn names_numbers_groups_and_homes() {
+        let root = root();
+        let found = |text: &str| lookup(root.path(), text, &[]).unwrap();
+        let ids = |text: &str| {
+            let user = found(text).user;
+            (user.uid(), user.gid(), user.additional_gids().clone())
+        };
+        assert_eq!(ids(""), (0, 0, None));
+        assert_eq!(ids("web"), (33, 34, Some(vec![40])));
+        assert_eq!(ids("33"), (33, 34, Some(vec![40])));
+        assert_eq!(ids("web:shadow"), (33, 42, None));
+        assert_eq!(ids("1234"), (1234, 0, None));
+        assert_eq!(ids("1234:77"), (1234, 77, None));
+        assert_eq!(found("web").home, "/var/www");
+        assert_eq!(found("1234").home, "/");
+        let more = lookup(root.path(), "0", &["shadow".to_owned(), "9".to_owned()]).unwrap();
+        assert_eq!(more.user.additional_gids().clone().unwrap(), [42, 9]);
+    }
+
+    #[test]
+    fn unknown_names_are_errors_and_links_do_not_leave_the_root() {
+        let root = root();
+        for text in ["nobody-here", "web:nobody-here", "4294967295"] {
+            assert!(lookup(root.path(), text, &[]).is_err(), "{text}");
+        }
+        let outside = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(outside.path(), "evil:x:7:7::/:\n").unwrap();
+        std::fs::remove_file(root.path().join("etc/passwd")).unwrap();
+        std::os::unix::fs::symlink(outside.path(), root.path().join("etc/passwd")).unwrap();
+        assert!(lookup(root.path(), "evil", &[]).is_err());
+    }
+}

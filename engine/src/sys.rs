@@ -1,0 +1,152 @@
+//! System calls that neither std nor nix wraps.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// A process that does nothing, kept only for the namespaces it was made with. Dropping it ends it.
+#[derive(Debug)]
+pub struct NamespaceHolder {
+    pid: i32,
+}
+
+impl NamespaceHolder {
+    /// Forks a process into the new namespaces `flags` (`CLONE_NEW*`); they exist when this returns.
+    ///
+    /// # Errors
+    /// The kernel refuses them.
+    pub fn new(flags: i32) -> io::Result<Self> {
+        let flags = libc::c_ulong::from(flags as u32) | libc::SIGCHLD as libc::c_ulong;
+        // SAFETY: without CLONE_VM this is fork: the child has a copy of this address space and its own stack (no new one is
+        // given). It calls nothing but async-signal-safe functions until the parent kills it.
+        let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+        match pid {
+            -1 => Err(io::Error::last_os_error()),
+            0 => {
+                // SAFETY: prctl and pause take no pointers here; both are async-signal-safe. Should the parent die before it
+                // can kill this process, the kernel does.
+                unsafe {
+                    libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                    loop {
+                        libc::pause();
+                    }
+                }
+            }
+            pid => Ok(Self { pid: pid as i32 }),
+        }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+}
+
+impl Drop for NamespaceHolder {
+    fn drop(&mut self) {
+        // SAFETY: the process is an unreaped child of this one, so its number cannot have been given to another; waitpid
+        // allows a null status.
+        unsafe {
+            libc::kill(self.pid, libc::SIGKILL);
+            libc::waitpid(self.pid, std::ptr::null_mut(), 0);
+        }
+    }
+}
+
+fn path_cstring(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(io::Error::from)
+}
+
+/// A detached copy of the mount at `path`, as `open_tree(2)` with `OPEN_TREE_CLONE` gives it.
+///
+/// # Errors
+/// Those of open_tree.
+pub fn clone_mount(path: &Path) -> io::Result<OwnedFd> {
+    let path = path_cstring(path)?;
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
+    // SAFETY: `path` is a valid C string for the time of the call.
+    let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given this descriptor to us and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Makes the detached mount `mount` show owners as the user namespace `userns` maps them (`mount_setattr(2)`).
+///
+/// # Errors
+/// EINVAL when the file system cannot be idmapped.
+pub fn idmap_mount(mount: BorrowedFd<'_>, userns: BorrowedFd<'_>) -> io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: userns.as_raw_fd() as u64,
+    };
+    // SAFETY: the empty path and `attributes`, whose size is given, are valid for the time of the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Attaches the detached mount `mount` at `target` (`move_mount(2)`).
+///
+/// # Errors
+/// Those of move_mount.
+pub fn attach_mount(mount: BorrowedFd<'_>, target: &Path) -> io::Result<()> {
+    let target = path_cstring(target)?;
+    // SAFETY: both paths are valid C strings for the time of the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_FDCWD,
+            target.as_ptr(),
+            libc::MOVE_MOUNT_F_EMPTY_PATH,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// `SECBIT_NO_SETUID_FIXUP` of linux/securebits.h.
+const SECBIT_NO_SETUID_FIXUP: libc::c_ulong = 1 << 2;
+
+/// Runs `body` with the file system user and group `id`, all capabilities kept.
+///
+/// # Errors
+/// The process may not change its securebits (CAP_SETPCAP).
+pub fn with_fs_owner<T>(id: u32, body: impl FnOnce() -> T) -> io::Result<T> {
+    // SAFETY: these prctl options take integers only.
+    let before = unsafe { libc::prctl(libc::PR_GET_SECUREBITS) };
+    if before < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let set = |bits: libc::c_ulong| {
+        // SAFETY: as above.
+        match unsafe { libc::prctl(libc::PR_SET_SECUREBITS, bits) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    let before = before as libc::c_ulong;
+    set(before | SECBIT_NO_SETUID_FIXUP)?;
+    let group = nix::unistd::setfsgid(id.into());
+    let user = nix::unistd::setfsuid(id.into());
+    let result = body();
+    nix::unistd::setfsuid(user);
+    nix::unistd::setfsgid(group);
+    set(before)?;
+    Ok(result)
+}

@@ -1,0 +1,205 @@
+//! One start of a container: namespaces, root filesystem, network, configuration, sandbox, program.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rkvm_engine::namespaces::{Namespaces, NetNamespace, UidRange};
+use rkvm_engine::record::{ContainerRecord, NamespaceMode, NetworkMode};
+use rkvm_engine::rootfs::{self, Owner};
+use rkvm_engine::spec::{self, DefaultSeccomp};
+use rkvm_engine::state::NetworkState;
+use rkvm_engine::volume::VolumeStore;
+use rkvm_engine::{Container, Engine, Error, Result, network};
+use rkvm_net::{Network, Reservation};
+use rkvm_oci::runtime::{self, CreateOptions};
+use rkvm_oci::{Bundle, Phase, Timeline, Workload};
+
+use crate::stdio::{self, Streams};
+use crate::sys;
+
+/// A container whose program has been executed.
+pub struct Running {
+    /// The backend's handle.
+    pub workload: Box<dyn Workload>,
+    /// Readable when the init process has ended.
+    pub ended: OwnedFd,
+    /// Its streams.
+    pub streams: Streams,
+    /// Its addresses.
+    pub network: Option<NetworkState>,
+    /// Host id of its user 0.
+    pub uid_base: Option<u32>,
+    // Held as long as it runs: the range and the host ports are taken.
+    _range: Option<UidRange>,
+    _reservation: Option<Reservation>,
+}
+
+/// What a start needs beside the container.
+pub struct Launcher<'a> {
+    /// The engine.
+    pub engine: &'a Engine,
+    /// Makes the default seccomp profile.
+    pub default_seccomp: DefaultSeccomp,
+    /// Size of the first client's terminal.
+    pub size: Option<(u16, u16)>,
+}
+
+/// Namespaces of other containers that this one joins.
+#[derive(Default)]
+struct Joined {
+    pids: HashMap<String, i32>,
+    user: Option<OwnedFd>,
+    net: Option<OwnedFd>,
+    uid_base: Option<u32>,
+}
+
+impl Launcher<'_> {
+    /// Starts the container. What has been made when it fails is left for [`Engine::clean`].
+    ///
+    /// # Errors
+    /// Anything that keeps the program from being executed.
+    pub fn start(&self, container: &Container, timeline: &mut Timeline) -> Result<Running> {
+        let record = &container.record;
+        let files = &container.paths;
+        let joined = self.join(record)?;
+        let range = match (record.security.userns == NamespaceMode::Private, joined.pids.is_empty()) {
+            (true, true) => Some(UidRange::take(&self.engine.paths, container.id())?),
+            _ => None,
+        };
+        let net = match record.network.mode {
+            NetworkMode::Bridge | NetworkMode::None => NetNamespace::New,
+            NetworkMode::Host | NetworkMode::Container(_) => NetNamespace::Shared,
+        };
+        let made = Namespaces::new(range.as_ref().map(UidRange::base), net)?;
+        let uid_base = range.as_ref().map(UidRange::base).or(joined.uid_base);
+        let user = made.user.or(joined.user);
+        let net = made.net.or(joined.net);
+        let owner = user.as_ref().zip(uid_base).map(|(userns, uid_base)| Owner { userns, uid_base });
+        rootfs::mount_overlay(files, &record.image.layers, owner)?;
+        let volumes = VolumeStore::new(&self.engine.paths.lib);
+        rkvm_engine::volume::copy_up::fill(&volumes, record, &files.rootfs(), uid_base)?;
+        timeline.mark(Phase::Rootfs);
+        let reservation = self.connect(record, net.as_ref())?;
+        network::write_files(record, files, reservation.as_ref().map(|held| IpAddr::V4(held.lease().address)),
+            reservation.as_ref().map(|held| IpAddr::V4(held.lease().gateway)))?;
+        timeline.mark(Phase::Network);
+        let me = std::process::id();
+        let path = |fd: &OwnedFd| PathBuf::from(format!("/proc/{me}/fd/{}", fd.as_raw_fd()));
+        let spec = spec::build(&spec::Inputs {
+            record,
+            files,
+            uid_base,
+            user_namespace: user.as_ref().map(path),
+            net_namespace: net.as_ref().map(path),
+            joined: &joined.pids,
+            volume_path: &|name| volumes.path(name),
+            init_program: Path::new("/proc/self/exe"),
+            default_seccomp: self.default_seccomp,
+        })?;
+        let bundle = write_bundle(files.bundle(), spec)?;
+        let (stdio, mut streams) =
+            stdio::make(&record.process).map_err(|source| Error::file("make the streams of", files.dir(), source))?;
+        let backend = self.engine.backend(record.isolation)?;
+        let store = self.engine.paths.runtime();
+        let options =
+            CreateOptions { id: container.id(), bundle: &bundle, stdio, preserve_fds: 0, no_pivot: false };
+        let workload = runtime::create(backend.as_ref(), &store, options, timeline)?;
+        streams
+            .connect(self.size)
+            .map_err(|source| Error::file("take the terminal of", files.dir(), source))?;
+        let ended = sys::pidfd(workload.pid())
+            .map_err(|source| Error::file("watch", format!("/proc/{}", workload.pid()), source))?;
+        runtime::open(backend.as_ref(), &store, container.id())?.start(timeline)?;
+        Ok(Running {
+            workload,
+            ended,
+            streams,
+            network: reservation.as_ref().map(|held| network::state(held.lease(), &self.engine.paths.lib)),
+            uid_base,
+            _range: range,
+            _reservation: reservation,
+        })
+    }
+
+    /// The namespaces of the containers that `record` names.
+    fn join(&self, record: &ContainerRecord) -> Result<Joined> {
+        let security = &record.security;
+        let mut joined = Joined::default();
+        let by_mode = [&security.pid, &security.ipc].into_iter().filter_map(|mode| match mode {
+            NamespaceMode::Container(id) => Some(id),
+            _ => None,
+        });
+        let net = match &record.network.mode {
+            NetworkMode::Container(id) => Some(id),
+            _ => None,
+        };
+        for id in by_mode.chain(net) {
+            let other = self.engine.find(id)?;
+            if !other.state.status.has_processes() {
+                return Err(Error::WrongState {
+                    verb: "join a namespace of",
+                    name: other.name().to_owned(),
+                    status: other.state.status,
+                    hint: Some("start it first"),
+                });
+            }
+            let pid = other.state.pid;
+            let open = |name: &str| {
+                let path = format!("/proc/{pid}/ns/{name}");
+                File::open(&path).map(OwnedFd::from).map_err(|source| Error::file("open", path, source))
+            };
+            // A namespace can be used, mounts of its file systems included, only from within the user namespace that owns it.
+            if other.state.uid_base.is_some() && joined.user.is_none() {
+                joined.user = Some(open("user")?);
+                joined.uid_base = other.state.uid_base;
+            }
+            if joined.uid_base != other.state.uid_base {
+                return Err(Error::Invalid {
+                    what: "namespace mode",
+                    value: format!("container:{}", other.name()),
+                    reason: "the containers whose namespaces are joined have different user namespaces".to_owned(),
+                });
+            }
+            if net == Some(id) {
+                joined.net = Some(open("net")?);
+            }
+            joined.pids.insert(id.clone(), pid);
+        }
+        Ok(joined)
+    }
+
+    fn connect(&self, record: &ContainerRecord, net: Option<&OwnedFd>) -> Result<Option<Reservation>> {
+        match (&record.network.mode, net) {
+            (NetworkMode::Bridge, Some(net)) => {
+                let network = Network::open(&self.engine.paths.lib);
+                let ports = network::requested_ports(&record.network)?;
+                let reservation = network.reserve(&record.id, &record.name, &ports)?;
+                network.connect(net.as_fd(), &reservation)?;
+                Ok(Some(reservation))
+            }
+            (NetworkMode::None, Some(net)) => {
+                rkvm_net::loopback_up(net.as_fd())?;
+                Ok(None)
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+/// Writes config.json, for whoever wants to see it; what is used is `spec` itself.
+fn write_bundle(path: PathBuf, spec: oci_spec::runtime::Spec) -> Result<Bundle> {
+    match fs::create_dir(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(Error::file("create", path, error));
+        }
+        _ => {}
+    }
+    let config = path.join("config.json");
+    let text = serde_json::to_vec(&spec)
+        .map_err(|source| Error::Damaged { path: config.clone(), source })?;
+    fs::write(&config, text).map_err(|source| Error::file("write", config, source))?;
+    Ok(Bundle { path, spec })
+}

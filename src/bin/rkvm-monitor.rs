@@ -1,0 +1,7 @@
+//! `rkvm-monitor`, started by `rkvm`, one a container.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    rkvm_monitor::main(rkvm::backend::backend, rkvm::backend::default_seccomp)
+}
