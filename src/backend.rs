@@ -18,5 +18,8 @@ pub fn backend(isolation: Isolation) -> Result<Box<dyn Backend>> {
 
 /// The default seccomp profile for a container with these capabilities (`CAP_...`).
 pub fn default_seccomp(_capabilities: &[String]) -> oci_spec::runtime::LinuxSeccomp {
-    oci_spec::runtime::LinuxSeccompBuilder::default().build().unwrap_or_default()
+    oci_spec::runtime::LinuxSeccompBuilder::default()
+        .default_action(oci_spec::runtime::LinuxSeccompAction::ScmpActAllow)
+        .build()
+        .unwrap_or_default()
 }

@@ -7,8 +7,8 @@ use rkvm_oci::{Backend, Isolation};
 use crate::error::{Error, Result};
 use crate::liveness;
 use crate::paths::Paths;
-use crate::state::{ContainerState, ContainerStatus};
 use crate::record::MountKind;
+use crate::state::{ContainerState, ContainerStatus};
 use crate::store::{self, Container, Locked};
 use crate::volume::{VolumeError, VolumeStore};
 
@@ -130,18 +130,6 @@ impl Engine {
             }
         }
         Ok(())
-    }
-
-    /// Ids of the containers that mount volume `name`.
-    fn volume_users(&self, name: &str) -> Result<Vec<String>> {
-        let uses = |container: &Container| {
-            container.record.mounts.iter().any(
-                |mount| matches!(&mount.kind, MountKind::Volume { name: used, .. } if used == name),
-            )
-        };
-        let ids = store::ids(&self.paths)?;
-        let containers = ids.iter().filter_map(|id| store::peek(&self.paths, id).ok());
-        Ok(containers.filter(uses).map(|container| container.record.id).collect())
     }
 
     /// Corrects a state that needs a monitor where there is none: the monitor was killed or the host restarted.

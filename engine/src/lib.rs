@@ -21,9 +21,9 @@ pub mod rootfs;
 pub mod spec;
 pub mod state;
 pub mod store;
+mod sys;
 pub mod usage;
 pub mod view;
-mod sys;
 pub mod volume;
 
 pub use engine::{BackendFn, Engine};

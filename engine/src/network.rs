@@ -101,7 +101,8 @@ pub fn write_files(
     let mut hosts = files::hosts(&own, hostname, domain, &entries);
     if host_network && let Ok(text) = fs::read_to_string("/etc/hosts") {
         // In the host's network the host's names are true.
-        hosts = entries.iter().fold(text, |text, entry| text + &format!("{}\t{}\n", entry.address, entry.name));
+        hosts =
+            entries.iter().fold(text, |text, entry| text + &format!("{}\t{}\n", entry.address, entry.name));
     }
     let dns = Dns {
         servers: config.dns.clone(),

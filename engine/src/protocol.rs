@@ -48,7 +48,9 @@ pub enum Kind {
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        use Kind::{Detach, Exited, Failed, Hello, Resize, Signal, Started, Stderr, Stdin, StdinEnd, Stdout, Stop};
+        use Kind::{
+            Detach, Exited, Failed, Hello, Resize, Signal, Started, Stderr, Stdin, StdinEnd, Stdout, Stop,
+        };
         [Hello, Stdin, StdinEnd, Resize, Signal, Stop, Detach, Stdout, Stderr, Started, Failed, Exited]
             .into_iter()
             .find(|kind| *kind as u8 == byte)

@@ -63,8 +63,7 @@ impl Client {
         match self.decoder.fill(&self.socket) {
             Ok(0) => self.gone = true,
             Ok(_) => {}
-            Err(error)
-                if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(_) => self.gone = true,
         }
     }

@@ -54,7 +54,9 @@ fn reap(child: Pid) -> Option<u8> {
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             Ok(WaitStatus::Exited(pid, status)) if pid == child => code = Some(status as u8),
-            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == child => code = Some(128 + signal as i32 as u8),
+            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == child => {
+                code = Some(128 + signal as i32 as u8)
+            }
             Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return code,
             Ok(_) | Err(_) => {}
         }
@@ -65,4 +67,3 @@ fn reap(child: Pid) -> Option<u8> {
 pub fn is_asked_for(name: Option<&str>) -> bool {
     name == Some(rkvm_engine::spec::INIT_PATH)
 }
-

@@ -83,8 +83,12 @@ impl Launcher<'_> {
         rkvm_engine::volume::copy_up::fill(&volumes, record, &files.rootfs(), uid_base)?;
         timeline.mark(Phase::Rootfs);
         let reservation = self.connect(record, net.as_ref())?;
-        network::write_files(record, files, reservation.as_ref().map(|held| IpAddr::V4(held.lease().address)),
-            reservation.as_ref().map(|held| IpAddr::V4(held.lease().gateway)))?;
+        network::write_files(
+            record,
+            files,
+            reservation.as_ref().map(|held| IpAddr::V4(held.lease().address)),
+            reservation.as_ref().map(|held| IpAddr::V4(held.lease().gateway)),
+        )?;
         timeline.mark(Phase::Network);
         let me = std::process::id();
         let path = |fd: &OwnedFd| PathBuf::from(format!("/proc/{me}/fd/{}", fd.as_raw_fd()));
@@ -100,8 +104,8 @@ impl Launcher<'_> {
             default_seccomp: self.default_seccomp,
         })?;
         let bundle = write_bundle(files.bundle(), spec)?;
-        let (stdio, mut streams) =
-            stdio::make(&record.process).map_err(|source| Error::file("make the streams of", files.dir(), source))?;
+        let (stdio, mut streams) = stdio::make(&record.process)
+            .map_err(|source| Error::file("make the streams of", files.dir(), source))?;
         let backend = self.engine.backend(record.isolation)?;
         let store = self.engine.paths.runtime();
         let options =
@@ -160,7 +164,8 @@ impl Launcher<'_> {
                 return Err(Error::Invalid {
                     what: "namespace mode",
                     value: format!("container:{}", other.name()),
-                    reason: "the containers whose namespaces are joined have different user namespaces".to_owned(),
+                    reason: "the containers whose namespaces are joined have different user namespaces"
+                        .to_owned(),
                 });
             }
             if net == Some(id) {
@@ -198,8 +203,7 @@ fn write_bundle(path: PathBuf, spec: oci_spec::runtime::Spec) -> Result<Bundle> 
         _ => {}
     }
     let config = path.join("config.json");
-    let text = serde_json::to_vec(&spec)
-        .map_err(|source| Error::Damaged { path: config.clone(), source })?;
+    let text = serde_json::to_vec(&spec).map_err(|source| Error::Damaged { path: config.clone(), source })?;
     fs::write(&config, text).map_err(|source| Error::file("write", config, source))?;
     Ok(Bundle { path, spec })
 }

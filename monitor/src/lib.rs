@@ -23,7 +23,8 @@ use rkvm_engine::log::Writer;
 use rkvm_engine::protocol::{self, Exited, Hello, Kind, StartFailed, Started};
 use rkvm_engine::spec::DefaultSeccomp;
 use rkvm_engine::{
-    BackendFn, Container, ContainerState, ContainerStatus, Engine, Error, Paths, Result, liveness, rootfs, store,
+    BackendFn, Container, ContainerState, ContainerStatus, Engine, Error, Paths, Result, liveness, rootfs,
+    store,
 };
 use rkvm_oci::runtime::rfc3339;
 use rkvm_oci::{ExitStatus, Signal, Timeline};
@@ -136,8 +137,7 @@ impl<'a> Monitor<'a> {
             }
         };
         let stop_signal = container.record.process.stop_signal.unwrap_or(Signal::TERM);
-        let mut session =
-            Session::new(listener, log, stop_signal, container.record.process.stdin_once);
+        let mut session = Session::new(listener, log, stop_signal, container.record.process.stdin_once);
         session.adopt(client, decoder, Some(hello));
         let mut backoff = restart::Backoff::default();
         let mut restarts = 0;
@@ -172,10 +172,7 @@ impl<'a> Monitor<'a> {
                 return self.finish(session, run);
             }
             let _ = self.record(|state| record_end(state, &run, ContainerStatus::Restarting, false));
-            session.clients.tell(
-                Kind::Exited,
-                &Exited { exit_code, error: String::new(), last: false },
-            );
+            session.clients.tell(Kind::Exited, &Exited { exit_code, error: String::new(), last: false });
             if !session.pause(backoff.delay(begun.elapsed())) {
                 return self.finish(session, run);
             }

@@ -196,7 +196,9 @@ impl Session {
                     (Kind::StdinEnd, Some(running)) if self.stdin_once => running.streams.end_input(),
                     (Kind::Resize, Some(running)) => {
                         if let [r0, r1, c0, c1] = payload[..] {
-                            running.streams.resize(u16::from_le_bytes([r0, r1]), u16::from_le_bytes([c0, c1]));
+                            running
+                                .streams
+                                .resize(u16::from_le_bytes([r0, r1]), u16::from_le_bytes([c0, c1]));
                         }
                     }
                     (Kind::Signal | Kind::Stop, _) => {

@@ -34,10 +34,8 @@ pub fn fill(
         // Made again if somebody removed its folder: the container still asks for it.
         volumes.create_or_get(name)?;
         let target = volumes.path(name);
-        let empty = fs::read_dir(&target)
-            .map_err(|source| Error::file("read", &target, source))?
-            .next()
-            .is_none();
+        let empty =
+            fs::read_dir(&target).map_err(|source| Error::file("read", &target, source))?.next().is_none();
         if !empty {
             continue;
         }
