@@ -55,7 +55,7 @@ pub fn remove_stopped(engine: &Engine, filter: &PruneFilter) -> Result<u64> {
             continue;
         }
         bytes += ps::sizes(&locked.container).0;
-        locked.remove(&engine.paths)?;
+        engine.remove(locked, rkvm_engine::engine::AnonymousVolumes::Keep)?;
         removed.push(container.id().to_owned());
     }
     if !removed.is_empty() {
