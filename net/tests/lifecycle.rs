@@ -5,7 +5,7 @@ mod support;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::time::Instant;
 
-use rkvm_net::{Error, Holder, HostPorts, Network, PortMapping, Protocol};
+use rkvm_net::{Error, Holder, HostPorts, LinkRemoval, Network, PortMapping, Protocol};
 use support::{Netns, ask_tcp, ask_udp, id, ip, mappings, print, serve_tcp, serve_udp, world};
 
 /// Links and rules of the calling thread's namespace.
@@ -23,8 +23,8 @@ fn nothing_is_left_when_the_network_is_removed() {
     assert_ne!(traces(), before);
     let in_use = world.network.remove().unwrap_err();
     assert!(matches!(in_use, Error::InUse { count: 1, .. }), "{in_use}");
-    world.network.release(&id("web")).unwrap();
-    world.network.release(&id("web")).unwrap();
+    world.network.release(&id("web"), LinkRemoval::Now).unwrap();
+    world.network.release(&id("web"), LinkRemoval::Now).unwrap();
     assert_eq!(world.network.leases().unwrap(), []);
     drop(web);
     world.network.remove().unwrap();
@@ -40,7 +40,7 @@ fn a_released_container_leaves_the_network_as_it_was() {
     let before = traces();
     let second = world.container("second", &["80", "127.0.0.1::53/udp"]);
     drop(second);
-    world.network.release(&id("second")).unwrap();
+    world.network.release(&id("second"), LinkRemoval::Now).unwrap();
     assert_eq!(traces(), before);
 }
 
@@ -155,7 +155,7 @@ fn the_port_of_a_killed_monitor_can_be_taken_at_once() {
     serve_tcp(&next.netns, 80);
     ask_tcp(Ipv4Addr::LOCALHOST, port).unwrap();
     // Releasing the dead one must not take the port from the living.
-    world.network.release(&id("killed")).unwrap();
+    world.network.release(&id("killed"), LinkRemoval::Now).unwrap();
     ask_tcp(Ipv4Addr::LOCALHOST, port).unwrap();
 }
 
@@ -237,7 +237,7 @@ fn many_containers_at_once_get_addresses_and_ports_of_their_own() {
     let containers: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..32)
             .map(|number| {
-                let (network, netns, range) = (world.network.clone(), &netns, range.clone());
+                let (network, netns, range) = (&world.network, &netns, range.clone());
                 scope.spawn(move || {
                     nix::sched::setns(netns, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
                     let name = format!("c{number}");
@@ -269,7 +269,7 @@ fn a_thousand_ports_are_published_and_withdrawn() {
     let server = world.container("server", &["22000-22999:1-1000"]);
     serve_tcp(&server.netns, 1000);
     ask_tcp(Ipv4Addr::LOCALHOST, 22999).unwrap();
-    world.network.release(&id("server")).unwrap();
+    world.network.release(&id("server"), LinkRemoval::Now).unwrap();
     let rules = print("nft", &["list", "ruleset"]);
     assert!(!rules.contains("22000"), "{rules}");
 }
@@ -289,24 +289,30 @@ fn cost_of_reserve_connect_and_release() {
     let world = world();
     let network = Network::open(world.folder.path());
     let first = world.container("first", &[]);
-    let mut spent = [0u128; 3];
+    let mut spent = [[0u128; 3]; 2];
     const ROUNDS: u128 = 20;
-    for _ in 0..ROUNDS {
+    let removals = [LinkRemoval::Now, LinkRemoval::WithNamespace];
+    for (round, removal) in removals.iter().cycle().take(2 * ROUNDS as usize).enumerate() {
+        let name = format!("{round:02}");
         let netns = Netns::new();
         let start = Instant::now();
-        let reservation = network.reserve(&id("timed"), "timed", &mappings(&["80"])).unwrap();
+        let reservation = network.reserve(&id(&name), &name, &mappings(&["80"])).unwrap();
         let reserved = Instant::now();
         network.connect(netns.fd(), &reservation).unwrap();
         let connected = Instant::now();
-        network.release(&id("timed")).unwrap();
+        network.release(&id(&name), *removal).unwrap();
         let released = Instant::now();
-        for (sum, (from, to)) in
-            spent.iter_mut().zip([(start, reserved), (reserved, connected), (connected, released)])
-        {
+        for (sum, (from, to)) in spent[usize::from(*removal == LinkRemoval::Now)].iter_mut().zip([
+            (start, reserved),
+            (reserved, connected),
+            (connected, released),
+        ]) {
             *sum += (to - from).as_micros();
         }
     }
-    let [reserve, connect, release] = spent.map(|sum| sum / ROUNDS);
-    println!("reserve {reserve} us, connect {connect} us, release {release} us");
+    for (removal, spent) in [LinkRemoval::WithNamespace, LinkRemoval::Now].iter().zip(spent) {
+        let [reserve, connect, release] = spent.map(|sum| sum / ROUNDS);
+        println!("{removal:?}: reserve {reserve} us, connect {connect} us, release {release} us");
+    }
     drop(first);
 }
