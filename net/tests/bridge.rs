@@ -1,4 +1,5 @@
 //! The bridge network as packets see it: from the host, from its neighbour, and between containers. Needs root.
+#![allow(clippy::unwrap_used)] // The lint's own exception covers `#[test]` functions, not what they share.
 
 mod support;
 

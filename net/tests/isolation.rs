@@ -1,4 +1,5 @@
 //! What must not be reachable through the bridge. Needs root.
+#![allow(clippy::unwrap_used)] // The lint's own exception covers `#[test]` functions, not what they share.
 
 mod support;
 

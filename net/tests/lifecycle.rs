@@ -1,4 +1,5 @@
 //! Leases, ports and links from the first container to an empty host. Needs root.
+#![allow(clippy::unwrap_used)] // The lint's own exception covers `#[test]` functions, not what they share.
 
 mod support;
 
