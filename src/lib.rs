@@ -7,3 +7,4 @@ pub mod commands;
 pub mod context;
 pub mod oci;
 pub mod output;
+pub mod pulling;

@@ -159,6 +159,33 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The registry's certificate is not trusted.
+    #[error(
+        "the certificate of registry {registry} is not trusted (put its authority's certificate into /etc/docker/certs.d/{registry}/ca.crt, or name a file with all that you trust in SSL_CERT_FILE)"
+    )]
+    Untrusted {
+        /// Its host and port.
+        registry: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The registry does not have the image, or does not show it to these credentials.
+    #[error("registry {registry} does not have {name} ({message}); check the name and the tag")]
+    NotInRegistry {
+        /// Its host and port.
+        registry: String,
+        /// The image asked for.
+        name: String,
+        /// What the registry said.
+        message: String,
+    },
+    /// A registry named a place that cannot be asked.
+    #[error("{url:?} is not an address that an image can be fetched from")]
+    BadUrl {
+        /// The text.
+        url: String,
+    },
     /// The registry refused the credentials, or wants some.
     #[error(
         "registry {registry} denies access to {repository}: {reason}; check the name, and the credentials in {config}"

@@ -10,6 +10,7 @@ pub mod limits;
 mod manifest;
 pub mod progress;
 pub mod reference;
+pub mod registry;
 pub mod store;
 pub mod transfer;
 
@@ -19,5 +20,6 @@ pub use layer::unpack;
 pub use limits::Limits;
 pub use progress::{Progress, Silent, Step};
 pub use reference::Reference;
+pub use registry::{News, Pulled, pull};
 pub use store::{Image, PruneScope, Pruned, Removal, RemoveMode, Store, Summary, Usage};
 pub use transfer::{Loaded, Options, Saved};

@@ -40,6 +40,8 @@ verbs! {
     Port => port,
     /// List containers
     Ps => ps,
+    /// Fetch an image from its registry
+    Pull => pull,
     /// Give a container another name
     Rename => rename,
     /// Remove images or names of images

@@ -1,7 +1,7 @@
 //! Unpacked layers: made aside, synced once for all layers of an image, and renamed into place.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::thread;
 
@@ -32,10 +32,15 @@ pub(crate) struct LayerInfo {
     pub(crate) implied: Vec<PathBuf>,
 }
 
+/// Up to so many entries are synced one by one. For more, one `syncfs` is faster, although it also waits for what others wrote to
+/// the same file system.
+const FEW_ENTRIES: u64 = 1000;
+
 /// A layer that is whole in `ingest/` but not yet durable.
 struct Unpacked {
     aside: PathBuf,
     target: PathBuf,
+    entries: u64,
     _lock: Lock,
 }
 
@@ -45,9 +50,7 @@ impl Store {
     pub(crate) fn unpack_layers(&self, layers: &[LayerSource], limits: &Limits) -> Result<()> {
         let mut todo: Vec<&LayerSource> = vec![];
         for layer in layers {
-            if !self.layer_dir(&layer.diff_id).exists()
-                && !todo.iter().any(|other| other.diff_id == layer.diff_id)
-            {
+            if !self.has_layer(&layer.diff_id) && !todo.iter().any(|other| other.diff_id == layer.diff_id) {
                 todo.push(layer);
             }
         }
@@ -56,7 +59,7 @@ impl Store {
         let mut locked = vec![];
         for layer in todo {
             let lock = Lock::exclusive(&self.lock_path(&format!("layer-{}", layer.diff_id.hex())))?;
-            if !self.layer_dir(&layer.diff_id).exists() {
+            if !self.has_layer(&layer.diff_id) {
                 locked.push((layer, lock));
             }
         }
@@ -107,15 +110,18 @@ impl Store {
     fn unpack_aside(&self, source: &LayerSource, lock: Lock, limits: &Limits) -> Result<Unpacked> {
         let aside = self.root.join("ingest").join(format!("layer-{}", source.diff_id.hex()));
         let wrap = |error| Error::Layer { layer: source.blob.clone(), source: Box::new(error) };
-        let result = self.unpack_into(&aside, source, limits).map_err(wrap);
-        if let Err(error) = result {
-            let _ = fs::remove_dir_all(&aside);
-            return Err(error);
+        match self.unpack_into(&aside, source, limits).map_err(wrap) {
+            Ok(entries) => {
+                Ok(Unpacked { aside, target: self.layer_dir(&source.diff_id), entries, _lock: lock })
+            }
+            Err(error) => {
+                let _ = fs::remove_dir_all(&aside);
+                Err(error)
+            }
         }
-        Ok(Unpacked { aside, target: self.layer_dir(&source.diff_id), _lock: lock })
     }
 
-    fn unpack_into(&self, aside: &PathBuf, source: &LayerSource, limits: &Limits) -> Result<()> {
+    fn unpack_into(&self, aside: &PathBuf, source: &LayerSource, limits: &Limits) -> Result<u64> {
         if aside.exists() {
             // Left by a command that was killed: nobody else is at it, as we hold its lock.
             fs::remove_dir_all(aside).map_err(Error::io("remove", aside))?;
@@ -135,14 +141,20 @@ impl Store {
         let info = LayerInfo { size: report.size, implied: report.implied };
         let text = serde_json::to_vec(&info).map_err(Error::malformed("layer.json"))?;
         let path = aside.join("layer.json");
-        fs::write(&path, text).map_err(Error::io("write", &path))
+        fs::write(&path, text).map_err(Error::io("write", &path))?;
+        Ok(report.entries)
     }
 
-    /// One `syncfs` for all files of all layers: an `fsync` for each of ten thousand files would take minutes on a disk.
+    /// Makes all layers durable and then visible.
     fn publish(&self, layers: &[Unpacked]) -> Result<()> {
-        let folder = self.root.join("layers");
-        let handle = File::open(&folder).map_err(Error::io("open", &folder))?;
-        rustix::fs::syncfs(&handle).map_err(|errno| Error::io("sync", &folder)(errno.into()))?;
+        let entries: u64 = layers.iter().map(|layer| layer.entries).sum();
+        if entries <= FEW_ENTRIES {
+            layers.iter().try_for_each(|layer| sync_tree(&layer.aside))?;
+        } else {
+            let folder = self.root.join("layers");
+            let handle = File::open(&folder).map_err(Error::io("open", &folder))?;
+            rustix::fs::syncfs(&handle).map_err(|errno| Error::io("sync", &folder)(errno.into()))?;
+        }
         for layer in layers {
             fs::rename(&layer.aside, &layer.target).map_err(Error::io("create", &layer.target))?;
             sync_parent(&layer.target)?;
@@ -150,9 +162,29 @@ impl Store {
         Ok(())
     }
 
+    pub(crate) fn has_layer(&self, diff_id: &Digest) -> bool {
+        self.layer_dir(diff_id).exists()
+    }
+
     pub(crate) fn layer_info(&self, diff_id: &Digest) -> Result<LayerInfo> {
         let path = self.layer_dir(diff_id).join("layer.json");
         let text = fs::read(&path).map_err(Error::io("read", &path))?;
         serde_json::from_slice(&text).map_err(Error::malformed(path.display().to_string()))
     }
+}
+
+/// Syncs all files and folders below `folder`; links and devices are part of their folder.
+fn sync_tree(folder: &Path) -> Result<()> {
+    let entries = fs::read_dir(folder).map_err(Error::io("read", folder))?;
+    for entry in entries {
+        let entry = entry.map_err(Error::io("read", folder))?;
+        let kind = entry.file_type().map_err(Error::io("look at", entry.path()))?;
+        if kind.is_dir() {
+            sync_tree(&entry.path())?;
+        } else if kind.is_file() {
+            let path = entry.path();
+            File::open(&path).and_then(|file| file.sync_all()).map_err(Error::io("sync", path))?;
+        }
+    }
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io("sync", folder))
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use oci_spec::image::{Descriptor, ImageIndex};
 
-use super::Source;
+use super::{BlobKind, Source};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::limits::DOCUMENT_BYTES;
@@ -34,7 +34,14 @@ pub(super) struct Folder<'a> {
 }
 
 impl Source for Folder<'_> {
-    fn fetch(&self, store: &Store, blob: &Digest, size: u64, progress: &dyn Progress) -> Result<()> {
+    fn fetch(
+        &self,
+        store: &Store,
+        _kind: BlobKind,
+        blob: &Digest,
+        size: u64,
+        progress: &dyn Progress,
+    ) -> Result<()> {
         let Some(mut writer) = store.blob_writer(blob, size)? else { return Ok(()) };
         let path = self.path.join("blobs/sha256").join(blob.hex());
         let mut file = File::open(&path).map_err(Error::io("read", &path))?;

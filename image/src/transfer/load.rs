@@ -9,7 +9,7 @@ use oci_spec::image::Descriptor;
 use serde::Deserialize;
 
 use super::layout::{self, Folder};
-use super::{Names, Options, Source, bring_in};
+use super::{BlobKind, Names, Options, Source, bring_in};
 use crate::digest::Digest;
 use crate::error::{EntryProblem, Error, Result};
 use crate::layer::archive::{Entry, Kind, Reader};
@@ -264,7 +264,14 @@ impl Contents {
 struct Here;
 
 impl Source for Here {
-    fn fetch(&self, store: &Store, blob: &Digest, size: u64, _progress: &dyn Progress) -> Result<()> {
+    fn fetch(
+        &self,
+        store: &Store,
+        _kind: BlobKind,
+        blob: &Digest,
+        size: u64,
+        _progress: &dyn Progress,
+    ) -> Result<()> {
         if !store.has_blob(blob) {
             return Err(Error::Unusable {
                 what: "the archive".to_owned(),

@@ -32,7 +32,23 @@ const LAYERS_MAX: usize = 500;
 /// Where blobs come from.
 pub(crate) trait Source: Sync {
     /// Puts the blob into the store, verified; it may be there already.
-    fn fetch(&self, store: &Store, blob: &Digest, size: u64, progress: &dyn Progress) -> Result<()>;
+    fn fetch(
+        &self,
+        store: &Store,
+        kind: BlobKind,
+        blob: &Digest,
+        size: u64,
+        progress: &dyn Progress,
+    ) -> Result<()>;
+}
+
+/// What a digest names: registries keep the two apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BlobKind {
+    /// A manifest or an index.
+    Manifest,
+    /// A configuration or a layer.
+    Blob,
 }
 
 /// How an image is brought in.
@@ -73,7 +89,7 @@ pub(crate) fn bring_in(
     let mut descriptor = root.clone();
     let mut depth = 0;
     let manifest = loop {
-        let (text, digest) = document(store, source, &descriptor, options.progress)?;
+        let (text, digest) = document(store, source, BlobKind::Manifest, &descriptor, options.progress)?;
         blobs.push(digest.clone());
         match Document::parse(&format!("manifest {digest}"), &text)? {
             Document::Manifest(manifest) => break manifest,
@@ -105,7 +121,7 @@ pub(crate) fn bring_in(
     if manifest.layers().len() > LAYERS_MAX {
         return Err(unusable(format!("it has more than {LAYERS_MAX} layers, more than overlayfs can stack")));
     }
-    let (text, id) = document(store, source, manifest.config(), options.progress)?;
+    let (text, id) = document(store, source, BlobKind::Blob, manifest.config(), options.progress)?;
     let what = format!("image configuration {id}");
     let config: ImageConfiguration = serde_json::from_slice(&text).map_err(Error::malformed(what))?;
     let diff_ids = manifest::check_config(&names.shown, &config)?;
@@ -121,7 +137,10 @@ pub(crate) fn bring_in(
     for (layer, diff_id) in manifest.layers().iter().zip(&diff_ids) {
         layers.push(LayerSource { blob: manifest::digest_of(layer)?, diff_id: diff_id.clone() });
     }
-    options.progress.unpacking(layers.len());
+    let missing = layers.iter().filter(|layer| !store.has_layer(&layer.diff_id)).count();
+    if missing > 0 {
+        options.progress.unpacking(missing);
+    }
     store.unpack_layers(&layers, &options.limits)?;
     blobs.push(id.clone());
     blobs.extend(layers.into_iter().map(|layer| layer.blob));
@@ -149,12 +168,13 @@ pub(crate) fn bring_in(
 fn document(
     store: &Store,
     source: &dyn Source,
+    kind: BlobKind,
     descriptor: &Descriptor,
     progress: &dyn Progress,
 ) -> Result<(Vec<u8>, Digest)> {
     let digest = manifest::digest_of(descriptor)?;
     crate::limits::check_document(&digest.to_string(), descriptor.size())?;
-    source.fetch(store, &digest, descriptor.size(), progress)?;
+    source.fetch(store, kind, &digest, descriptor.size(), progress)?;
     Ok((store.read_blob(&digest)?, digest))
 }
 
@@ -182,7 +202,7 @@ fn fetch_all(
                 progress.report(&digest, Step::Exists);
                 continue;
             }
-            if let Err(error) = source.fetch(store, &digest, size, progress) {
+            if let Err(error) = source.fetch(store, BlobKind::Blob, &digest, size, progress) {
                 // The others stop after what they are at.
                 while take().is_some() {}
                 return Err(error);

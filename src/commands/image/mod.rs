@@ -6,7 +6,7 @@ mod prune;
 use anyhow::Result;
 use clap::Subcommand;
 
-use super::{images, load, rmi, save, tag};
+use super::{images, load, pull, rmi, save, tag};
 use crate::context::Context;
 
 /// Flags of `rkvm image`.
@@ -27,6 +27,8 @@ enum Verb {
     Ls(images::Args),
     /// Remove images without a name
     Prune(prune::Args),
+    /// Fetch an image from its registry
+    Pull(pull::Args),
     /// Remove images or names of images
     #[command(visible_alias = "remove")]
     Rm(rmi::Args),
@@ -43,6 +45,7 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
         Verb::Load(args) => load::run(args, context),
         Verb::Ls(args) => images::run(args, context),
         Verb::Prune(args) => prune::run(args, context),
+        Verb::Pull(args) => pull::run(args, context),
         Verb::Rm(args) => rmi::run(args, context),
         Verb::Save(args) => save::run(args, context),
         Verb::Tag(args) => tag::run(args, context),
