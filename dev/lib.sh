@@ -1,5 +1,5 @@
 # What the scripts in this folder share. Sourced with the repository as current folder.
-# shellcheck shell=bash disable=SC2034
+# shellcheck shell=bash
 
 # What building needs besides a Rust toolchain.
 BUILD_PACKAGES=(gcc libc6-dev make pkg-config libseccomp-dev)

@@ -7,7 +7,6 @@
 
 pub mod files;
 
-mod conntrack;
 mod error;
 mod holder;
 mod lease;
@@ -22,6 +21,6 @@ mod table;
 
 pub use error::{Error, Holder, Result};
 pub use lease::{Lease, PublishedPort};
-pub use network::{LinkRemoval, Network, Reservation, loopback_up};
+pub use network::{Network, Reservation, loopback_up};
 pub use port::{HostPorts, PortMapping, Protocol};
 pub use subnet::Subnet;

@@ -22,12 +22,18 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// A bundle in the new folder `path` with a busybox root filesystem, whose program is `args`, and whose cgroup is
+    /// A bundle in folder `path` (in place of an older one there) with a busybox root filesystem, whose program is `args`, and whose cgroup is
     /// `cgroup` (absolute, as in `linux.cgroupsPath`).
     ///
     /// # Panics
     /// Files cannot be written.
     pub fn new(path: &Path, cgroup: &str, args: &[&str]) -> Self {
+        match fs::remove_dir_all(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                panic!("remove an older bundle: {error}")
+            }
+            _ => {}
+        }
         busybox_rootfs(&path.join("rootfs"));
         let bundle = Self { path: path.to_owned(), config: default_config(cgroup, args) };
         bundle.write();

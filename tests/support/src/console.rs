@@ -73,9 +73,12 @@ impl Console {
         self.master.write_all(text.as_bytes()).expect("write to the terminal");
     }
 
-    /// The master itself.
-    pub fn master(&self) -> &File {
-        &self.master
+    /// Sets the terminal's size.
+    ///
+    /// # Panics
+    /// The terminal is closed.
+    pub fn resize(&self, rows: u16, columns: u16) {
+        sys::set_window_size(&self.master, rows, columns).expect("set the window size");
     }
 
     /// Reads until `text` has come, and returns everything so far.

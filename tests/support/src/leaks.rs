@@ -16,8 +16,10 @@ use crate::sandbox::PREFIX;
 pub(crate) struct Marks {
     /// Name of its folder.
     pub(crate) tag: String,
-    /// Ids of its engine containers, and the name of its bridge.
+    /// Ids of its engine containers.
     pub(crate) ids: BTreeSet<String>,
+    /// Name of its bridge and of its table.
+    pub(crate) network: String,
     /// Its engine root.
     pub(crate) root: PathBuf,
     /// Its OCI state store.
@@ -30,13 +32,21 @@ impl Marks {
         let tagged = text.match_indices(&self.tag).any(|(start, tag)| {
             !text[start + tag.len()..].starts_with(|next: char| next.is_ascii_hexdigit())
         });
-        tagged || self.ids.iter().any(|id| text.contains(id.as_str()))
+        tagged || text.contains(&self.network) || self.ids.iter().any(|id| text.contains(id.as_str()))
     }
 
     /// Folders that hold the cgroups of the sandbox's bundles: the tests' own, so their removal is no leak check's
     /// business.
     pub(crate) fn cgroup_parents(&self) -> Vec<PathBuf> {
-        hierarchies().into_iter().map(|top| top.join(&self.tag)).filter(|path| path.is_dir()).collect()
+        let mut found = vec![];
+        for top in hierarchies() {
+            walk_folders(&top, &mut |path| {
+                if path.ends_with(&self.tag) {
+                    found.push(path.to_owned());
+                }
+            });
+        }
+        found
     }
 }
 
@@ -132,8 +142,11 @@ impl Leaks {
         for line in text.lines().filter(|line| marks.in_text(line)) {
             let name = line.split(": ").nth(1).unwrap_or_default();
             let name = name.split('@').next().unwrap_or_default();
-            self.lines.push(format!("link {name}"));
             self.links.push(name.to_owned());
+            // The bridge outlives containers, like its table: it belongs to the engine's root.
+            if name != marks.network {
+                self.lines.push(format!("link {name}"));
+            }
         }
     }
 
@@ -143,7 +156,7 @@ impl Leaks {
             walk_folders(&top, &mut |path| {
                 let inside = path.strip_prefix(&top).unwrap_or(path).display().to_string();
                 // The sandbox's parent cgroup is the test's own; what is in it is the runtime's.
-                if inside != marks.tag && marks.in_text(&inside) {
+                if !path.ends_with(&marks.tag) && marks.in_text(&inside) {
                     found.push(path.to_owned());
                 }
             });
@@ -161,11 +174,18 @@ impl Leaks {
             if let Some(name) = line.strip_prefix("table ") {
                 table = name.trim_end_matches(" {");
             }
-            if marks.in_text(line) {
+            let own_table = table.ends_with(&marks.network);
+            // What is in the root's own table from its beginning names no port; what a container adds does.
+            let is_leftover = if own_table {
+                line.contains("elements =") || line.contains("dnat to")
+            } else {
+                marks.in_text(line)
+            };
+            if is_leftover {
                 self.lines.push(format!("rule in table {table}: {}", line.trim()));
-                if !self.tables.iter().any(|known| known == table) {
-                    self.tables.push(table.to_owned());
-                }
+            }
+            if (is_leftover || own_table) && !self.tables.iter().any(|known| known == table) {
+                self.tables.push(table.to_owned());
             }
         }
     }

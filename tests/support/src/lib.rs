@@ -16,6 +16,7 @@ mod command;
 mod console;
 mod image;
 mod leaks;
+pub mod reap;
 mod sandbox;
 mod sys;
 pub mod wait;

@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use crate::bundle::Bundle;
 use crate::command::{Cmd, binary};
 use crate::leaks::{Leaks, Marks};
-use crate::{image, wait};
+use crate::{image, reap, wait};
 
 /// Every sandbox's folder begins with this, which is how leak checks tell theirs from another's.
 pub(crate) const PREFIX: &str = "rkvmt-";
@@ -136,6 +136,7 @@ impl Sandbox {
         Marks {
             tag: self.tag.clone(),
             ids: self.ids.lock().expect("ids").clone(),
+            network: rkvm_net::Network::open(&self.root().join("lib")).name().to_owned(),
             root: self.root(),
             oci_root: self.oci_root(),
         }
@@ -156,6 +157,8 @@ impl Sandbox {
         let mut leaks = Leaks::default();
         let clean = wait::within(Duration::from_secs(15), || {
             leaks = self.leaks();
+            // A subreaper has the containers' processes as children.
+            leaks.pids.iter().for_each(|pid| reap::reap(*pid));
             leaks.is_empty().then_some(())
         });
         assert!(clean.is_some(), "left behind by {}:\n{leaks}", self.tag);
@@ -185,7 +188,10 @@ impl Sandbox {
             for table in &leaks.tables {
                 let _ = Command::new("nft").args(["delete", "table"]).args(table.split(' ')).status();
             }
-            wait::within(Duration::from_secs(2), || self.leaks().pids.is_empty().then_some(()));
+            wait::within(Duration::from_secs(2), || {
+                leaks.pids.iter().for_each(|pid| reap::reap(*pid));
+                self.leaks().pids.is_empty().then_some(())
+            });
             for cgroup in leaks.cgroups.iter().rev() {
                 let _ = fs::write(cgroup.join("freezer.state"), "THAWED");
                 let _ = fs::remove_dir(cgroup);

@@ -1,4 +1,4 @@
-//! The one system call here without a safe wrapper.
+//! System calls without a safe wrapper.
 
 use std::io::IoSliceMut;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -25,4 +25,13 @@ pub(crate) fn receive_fd(socket: &UnixStream) -> nix::Result<Option<(OwnedFd, St
     }
     let text = String::from_utf8_lossy(&text[..length]).into_owned();
     Ok(received.into_iter().next().map(|fd| (fd, text)))
+}
+
+nix::ioctl_write_ptr_bad!(tiocswinsz, nix::libc::TIOCSWINSZ, nix::libc::winsize);
+
+/// Sets a terminal's size (TIOCSWINSZ, ioctl_tty(2)).
+pub(crate) fn set_window_size(terminal: &impl AsRawFd, rows: u16, columns: u16) -> nix::Result<()> {
+    let size = nix::libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the descriptor is open, and TIOCSWINSZ reads one `winsize`, which lives until the call returns.
+    unsafe { tiocswinsz(terminal.as_raw_fd(), &raw const size) }.map(drop)
 }
