@@ -18,6 +18,7 @@ pub mod paths;
 pub mod protocol;
 pub mod record;
 pub mod rootfs;
+pub mod seccomp;
 pub mod spec;
 pub mod state;
 pub mod store;
