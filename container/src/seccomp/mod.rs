@@ -9,6 +9,8 @@ mod compile;
 mod listener;
 mod prologue;
 mod sys;
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
