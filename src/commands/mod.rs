@@ -28,6 +28,8 @@ macro_rules! verbs {
 verbs! {
     /// Work with containers
     Container => container,
+    /// Copy files between a container and the host
+    Cp => cp,
     /// Work with images
     Image => image,
     /// List images

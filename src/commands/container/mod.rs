@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Subcommand;
 
-use super::{inspect, port, ps, rename};
+use super::{cp, inspect, port, ps, rename};
 use crate::context::Context;
 
 pub(super) mod prune;
@@ -17,6 +17,8 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Copy files between a container and the host
+    Cp(cp::Args),
     /// Show everything that is known of containers, as JSON
     Inspect(inspect::Args),
     /// List containers
@@ -33,6 +35,7 @@ enum Verb {
 /// Runs the verb.
 pub fn run(args: Args, context: &Context) -> Result<u8> {
     match args.verb {
+        Verb::Cp(args) => cp::run(args, context),
         Verb::Inspect(args) => inspect::run(args.of_containers(), context),
         Verb::Ls(args) => ps::run(args, context),
         Verb::Port(args) => port::run(args, context),
