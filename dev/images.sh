@@ -15,6 +15,8 @@ DEBS=$CACHE/debs
 EPOCH=1700000000
 
 BASE_PACKAGES=(base-files base-passwd libc-bin dash bash coreutils grep sed findutils hostname)
+# Each image NAME has its packages in NAME_PACKAGES.
+# shellcheck disable=SC2034
 BUSYBOX_PACKAGES=(busybox-static)
 NGINX_PACKAGES=("${BASE_PACKAGES[@]}" nginx-light)
 PYTHON_PACKAGES=("${BASE_PACKAGES[@]}" python3)
@@ -105,6 +107,7 @@ base_layer() {
     cp "$WORK/base/usr/share/base-passwd/group.master" "$WORK/base/etc/group"
     ln -sf dash "$WORK/base/usr/bin/sh"
     mkdir -p "$WORK/base"/{root,tmp,proc,sys,dev,run,var/lib,var/log}
+    rm -rf "$WORK"/base/var/{run,lock}
     ln -s /run "$WORK/base/var/run"
     ln -s /run/lock "$WORK/base/var/lock"
     chmod 1777 "$WORK/base/tmp"

@@ -1,5 +1,5 @@
 # What the scripts in this folder share. Sourced with the repository as current folder.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 
 # What building needs besides a Rust toolchain.
 BUILD_PACKAGES=(gcc libc6-dev make pkg-config libseccomp-dev)
@@ -26,7 +26,7 @@ die() {
 need_root() { [ "$(id -u)" = 0 ] || die "$1 needs root (namespaces, mounts, the network); run it with sudo"; }
 
 # The binaries of a debug build; every build is for an explicit target (.cargo/config.toml).
-bin_dir() { echo "$PWD/target/x86_64-unknown-linux-gnu/${1:-debug}"; }
+bin_dir() { echo "$PWD/target/x86_64-unknown-linux-gnu/debug"; }
 
 bench_names() {
     local script

@@ -182,7 +182,7 @@ impl Engine {
     /// Something cannot be removed; the message names it.
     pub fn clean(&self, id: &str) -> Result<()> {
         let runtime = self.clean_runtime(id);
-        let network = rkvm_net::Network::open(&self.paths.lib).release(id);
+        let network = rkvm_net::Network::open(&self.paths.lib).release(id, rkvm_net::LinkRemoval::Now);
         crate::namespaces::UidRange::free(&self.paths, id);
         runtime?;
         Ok(network?)

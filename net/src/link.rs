@@ -10,7 +10,7 @@ use netlink_bindings::rt_route::{self, Rtmsg};
 use netlink_bindings::utils::{self, Pusher};
 
 use crate::error::Result;
-use crate::netlink::{Batch, Family, Socket, is_errno};
+use crate::netlink::{Batch, Socket, is_errno};
 use crate::subnet::Subnet;
 
 /// Name of the container's interface, as everywhere.
@@ -203,11 +203,6 @@ pub(crate) fn delete(socket: &mut Socket, name: &str) -> Result<()> {
         Err(error) if is_errno(&error, libc::ENODEV) => Ok(()),
         result => result,
     }
-}
-
-/// Opens a route socket.
-pub(crate) fn socket() -> Result<Socket> {
-    Socket::open(Family::Route)
 }
 
 /// The hardware address that goes with an address: locally administered, and the same whenever the address is given

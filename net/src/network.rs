@@ -5,19 +5,21 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::sched::{CloneFlags, setns};
 
+use crate::conntrack;
 use crate::error::{Error, Holder, Result};
 use crate::holder;
 use crate::lease::{self, Lease, Leases, PublishedPort};
 use crate::link::{self, Veth};
-use crate::netlink::{Batch, Socket, is_errno};
+use crate::netlink::{Batch, Family, Socket, is_errno};
 use crate::port::{HostPorts, PortMapping, Protocol};
 use crate::subnet::{self, Subnet};
-use crate::table::{self, Table};
+use crate::table::Table;
 
 /// State folder of the instance that has the plain bridge name.
 const DEFAULT_LIB: &str = "/var/lib/rkvm";
@@ -26,11 +28,25 @@ const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
 
 /// The bridge network of one engine instance. Instances with another state folder have a bridge, a subnet and a table of their
 /// own, so that they can neither collide nor reach each other's containers.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Network {
     dir: PathBuf,
     name: String,
     seed: u32,
+    // Opened once: closing a netfilter socket waits for an RCU grace period (10 ms) when rules were deleted just before, so that
+    // must not happen between two steps of a container's start or end.
+    route: Mutex<Option<Socket>>,
+    rules: Mutex<Option<Socket>>,
+}
+
+/// What to do with the link of a container that is released.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkRemoval {
+    /// Delete it and wait until it is gone: 10 to 50 ms, as the kernel waits for RCU grace periods.
+    Now,
+    /// Leave it to the end of the container's network namespace, with which the kernel removes it a moment after the last
+    /// process and descriptor are gone. For a container that has just ended, whose namespace nobody else holds.
+    WithNamespace,
 }
 
 /// A container's address and host ports. The ports are held by bound sockets: other processes' attempts to take them fail as
@@ -57,7 +73,7 @@ impl Network {
             let hash = fnv(lib_dir.as_os_str().as_encoded_bytes());
             (format!("rkvm-{:06x}", hash & 0x00ff_ffff), hash)
         };
-        Self { dir: lib_dir.join("net"), name, seed }
+        Self { dir: lib_dir.join("net"), name, seed, route: Mutex::default(), rules: Mutex::default() }
     }
 
     /// Name of its bridge and of its nf_tables table (family `ip`).
@@ -97,11 +113,10 @@ impl Network {
     ) -> Result<Reservation> {
         let leases = Leases::lock(&self.dir)?;
         if let Some(old) = leases.find(container_id)? {
-            self.release_lease(&leases, &old)?;
+            self.release_lease(&leases, &old, LinkRemoval::Now)?;
         }
         let (ports, sockets) = self.take_ports(container_id, container_name, ports)?;
-        let mut route = link::socket()?;
-        let subnet = self.ensure(&leases, &mut route)?;
+        let subnet = self.ensure(&leases)?;
         let taken = leases.addresses()?;
         let address = subnet
             .container_addresses(fnv(container_id.as_bytes()))
@@ -130,40 +145,40 @@ impl Network {
     /// The kernel refuses a request; then neither link nor rules are left.
     pub fn connect(&self, netns: BorrowedFd<'_>, reservation: &Reservation) -> Result<()> {
         let lease = &reservation.lease;
-        let mut route = link::socket()?;
-        let bridge = match link::find(&mut route, &self.name)? {
+        let bridge = self.route(|socket| link::find(socket, &self.name))?;
+        let bridge = match bridge {
             Some(index) => index,
             None => {
-                self.ensure(&Leases::lock(&self.dir)?, &mut route)?;
-                link::find(&mut route, &self.name)?.unwrap_or_default()
+                self.ensure(&Leases::lock(&self.dir)?)?;
+                self.route(|socket| link::find(socket, &self.name))?.unwrap_or_default()
             }
         };
         let veth = Veth { host_name: &lease.host_link, mac: lease.mac, bridge, netns };
-        match link::make_veth(&mut route, &veth) {
-            // The namespace of the run before is on its way out and takes its link along; do not wait for it.
+        self.route(|socket| match link::make_veth(socket, &veth) {
+            // The namespace of the run before is on its way out and would take its link along in a moment.
             Err(error) if is_errno(&error, libc::EEXIST) => {
-                link::delete(&mut route, &lease.host_link)?;
-                link::make_veth(&mut route, &veth)?;
+                link::delete(socket, &lease.host_link)?;
+                link::make_veth(socket, &veth)
             }
-            result => result?,
-        }
-        let opened = configure(netns, lease).and_then(|()| self.publish(&mut route, lease));
+            result => result,
+        })?;
+        let opened = configure(netns, lease).and_then(|()| self.publish(lease));
         if opened.is_err() {
-            self.table().withdraw(&mut table::socket()?, &lease.ports)?;
-            link::delete(&mut route, &lease.host_link)?;
+            self.withdraw(&lease.ports)?;
+            self.route(|socket| link::delete(socket, &lease.host_link))?;
         }
         opened
     }
 
-    /// Removes the container's link and port rules and frees its address. Does nothing when it has none, so any process may call it
-    /// at any time.
+    /// Removes the container's port rules and link and frees its address. Does nothing when it has none, so any process may call
+    /// it at any time.
     ///
     /// # Errors
     /// The kernel refuses a request; the lease then stays, so that the next call tries again.
-    pub fn release(&self, container_id: &str) -> Result<()> {
+    pub fn release(&self, container_id: &str, removal: LinkRemoval) -> Result<()> {
         let Some(leases) = Leases::lock_existing(&self.dir)? else { return Ok(()) };
         match leases.find(container_id)? {
-            Some(lease) => self.release_lease(&leases, &lease),
+            Some(lease) => self.release_lease(&leases, &lease, removal),
             None => Ok(()),
         }
     }
@@ -176,7 +191,7 @@ impl Network {
         let mut dead = self.leases()?;
         dead.retain(|lease| !is_alive(lease));
         for lease in &dead {
-            self.release(&lease.container_id)?;
+            self.release(&lease.container_id, LinkRemoval::Now)?;
         }
         Ok(dead)
     }
@@ -192,8 +207,7 @@ impl Network {
         if count > 0 {
             return Err(Error::InUse { name: self.name.clone(), count });
         }
-        self.table().remove(&mut table::socket()?)?;
-        link::delete(&mut link::socket()?, &self.name)?;
+        self.unmake()?;
         leases.remove_all()
     }
 
@@ -201,19 +215,40 @@ impl Network {
         Table { name: &self.name }
     }
 
-    fn publish(&self, route: &mut Socket, lease: &Lease) -> Result<()> {
+    fn route<T>(&self, work: impl FnOnce(&mut Socket) -> Result<T>) -> Result<T> {
+        with_socket(&self.route, Family::Route, work)
+    }
+
+    fn rules<T>(&self, work: impl FnOnce(&mut Socket) -> Result<T>) -> Result<T> {
+        with_socket(&self.rules, Family::Netfilter, work)
+    }
+
+    fn publish(&self, lease: &Lease) -> Result<()> {
         if lease.ports.is_empty() {
             return Ok(());
         }
-        link::make_hairpin(route, &lease.host_link)?;
-        self.table().publish(&mut table::socket()?, lease.address, &lease.ports)
+        self.route(|socket| link::make_hairpin(socket, &lease.host_link))?;
+        self.rules(|socket| {
+            self.table().publish(socket, lease.address, &lease.ports)?;
+            conntrack::forget_flows(socket, &lease.ports)
+        })
     }
 
-    fn release_lease(&self, leases: &Leases, lease: &Lease) -> Result<()> {
-        if !lease.ports.is_empty() {
-            self.table().withdraw(&mut table::socket()?, &lease.ports)?;
+    fn withdraw(&self, ports: &[PublishedPort]) -> Result<()> {
+        if ports.is_empty() {
+            return Ok(());
         }
-        link::delete(&mut link::socket()?, &lease.host_link)?;
+        self.rules(|socket| {
+            self.table().withdraw(socket, ports)?;
+            conntrack::forget_flows(socket, ports)
+        })
+    }
+
+    fn release_lease(&self, leases: &Leases, lease: &Lease, removal: LinkRemoval) -> Result<()> {
+        self.withdraw(&lease.ports)?;
+        if removal == LinkRemoval::Now {
+            self.route(|socket| link::delete(socket, &lease.host_link))?;
+        }
         leases.remove(lease)
     }
 
@@ -231,7 +266,7 @@ impl Network {
             let (lost, kept): (Vec<_>, Vec<_>) =
                 lease.ports.into_iter().partition(|old| ports.iter().any(|new| same(old, new)));
             if !lost.is_empty() {
-                self.table().withdraw(&mut table::socket()?, &lost)?;
+                self.withdraw(&lost)?;
                 lease.ports = kept;
                 leases.write(&lease)?;
             }
@@ -240,45 +275,44 @@ impl Network {
     }
 
     /// Makes what is missing of bridge, rules and kernel settings.
-    fn ensure(&self, leases: &Leases, route: &mut Socket) -> Result<Subnet> {
+    fn ensure(&self, leases: &Leases) -> Result<Subnet> {
         let settings = leases.settings()?;
-        let bridge = link::find(route, &self.name)?;
-        let mut rules = table::socket()?;
-        let ruled = self.table().exists(&mut rules)?;
+        let bridge = self.route(|socket| link::find(socket, &self.name))?;
+        let ruled = self.rules(|socket| self.table().exists(socket))?;
         if let Some(settings) = &settings
             && bridge.is_some()
         {
             if !ruled {
-                self.table().make(&mut rules, settings.subnet)?;
+                self.rules(|socket| self.table().make(socket, settings.subnet))?;
                 for lease in self.leases()? {
-                    self.table().publish(&mut rules, lease.address, &lease.ports)?;
+                    self.rules(|socket| self.table().publish(socket, lease.address, &lease.ports))?;
                 }
             }
             return Ok(settings.subnet);
         }
         let _one_at_a_time = lock_host()?;
-        if bridge.is_some() {
-            link::delete(route, &self.name)?;
-        }
-        if ruled {
-            self.table().remove(&mut rules)?;
-        }
-        let used = link::used_subnets(route)?;
+        self.unmake()?;
+        let used = self.route(link::used_subnets)?;
         let subnet = settings
             .map(|settings| settings.subnet)
             .filter(|subnet| !used.iter().any(|other| subnet.overlaps(*other)))
             .or_else(|| subnet::choose(self.seed, &used))
             .ok_or(Error::NoSubnet { pool: subnet::POOL })?;
-        link::make_bridge(route, &self.name, subnet)?;
+        self.route(|socket| link::make_bridge(socket, &self.name, subnet))?;
         let made = self
             .kernel_settings()
-            .and_then(|()| self.table().make(&mut rules, subnet))
+            .and_then(|()| self.rules(|socket| self.table().make(socket, subnet)))
             .and_then(|()| leases.keep_settings(subnet));
         if made.is_err() {
-            self.table().remove(&mut rules)?;
-            link::delete(route, &self.name)?;
+            self.unmake()?;
         }
         made.map(|()| subnet)
+    }
+
+    /// Removes rules and bridge, as far as they are there.
+    fn unmake(&self) -> Result<()> {
+        self.rules(|socket| self.table().remove(socket))?;
+        self.route(|socket| link::delete(socket, &self.name))
     }
 
     fn kernel_settings(&self) -> Result<()> {
@@ -356,6 +390,19 @@ impl Network {
     }
 }
 
+/// Runs `work` with the socket, which is opened when it is first needed.
+fn with_socket<T>(
+    socket: &Mutex<Option<Socket>>,
+    family: Family,
+    work: impl FnOnce(&mut Socket) -> Result<T>,
+) -> Result<T> {
+    let mut socket = socket.lock().unwrap_or_else(PoisonError::into_inner);
+    match &mut *socket {
+        Some(open) => work(open),
+        none => work(none.insert(Socket::open(family)?)),
+    }
+}
+
 /// Brings up the loopback device of a namespace that has no other link (`--network none`).
 ///
 /// # Errors
@@ -386,7 +433,7 @@ fn socket_in(netns: BorrowedFd<'_>) -> Result<Socket> {
                 errno.into(),
             )
         })?;
-        link::socket()
+        Socket::open(Family::Route)
     };
     thread::scope(|scope| match scope.spawn(open).join() {
         Ok(result) => result,

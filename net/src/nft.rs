@@ -165,7 +165,7 @@ impl<P: Pusher> Rule<P> {
     }
 
     /// `oifname == bridge`: the packet goes to a container.
-    pub(crate) fn to(self, bridge: &str) -> Self {
+    pub(crate) fn towards(self, bridge: &str) -> Self {
         self.interface(Interface::Out, Is::Equal, bridge)
     }
 
@@ -181,7 +181,7 @@ impl<P: Pusher> Rule<P> {
     }
 
     /// `fib daddr type local`: the packet is for the host itself.
-    pub(crate) fn to_this_host(self) -> Self {
+    pub(crate) fn for_this_host(self) -> Self {
         Self(
             self.0
                 .nested_elem()

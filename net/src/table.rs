@@ -9,7 +9,7 @@ use netlink_bindings::nftables as nl;
 
 use crate::error::Result;
 use crate::lease::PublishedPort;
-use crate::netlink::{Batch, Family, Socket, is_errno};
+use crate::netlink::{Batch, Socket, is_errno};
 use crate::nft::{End, Interface, Is, Key, Rule, Verdict, header};
 use crate::subnet::Subnet;
 
@@ -81,17 +81,17 @@ impl Table<'_> {
                 .verdict(Verdict::Drop)
         });
         for chain in [PREROUTING, OUTPUT] {
-            change.rule(chain, |rule| rule.to_this_host().dnat_by_map(PORTS_AT, Key::AddressAndPort));
-            change.rule(chain, |rule| rule.to_this_host().dnat_by_map(PORTS, Key::Port));
+            change.rule(chain, |rule| rule.for_this_host().dnat_by_map(PORTS_AT, Key::AddressAndPort));
+            change.rule(chain, |rule| rule.for_this_host().dnat_by_map(PORTS, Key::Port));
         }
         // What is not published must not be reachable by a neighbour of the host that routes the subnet to it, nor from
         // another engine's network.
         change.rule(FORWARD, |rule| {
-            rule.to(bridge).interface(Interface::In, Is::Equal, bridge).verdict(Verdict::Accept)
+            rule.towards(bridge).interface(Interface::In, Is::Equal, bridge).verdict(Verdict::Accept)
         });
-        change.rule(FORWARD, |rule| rule.to(bridge).of_known_connection().verdict(Verdict::Accept));
-        change.rule(FORWARD, |rule| rule.to(bridge).of_published_port().verdict(Verdict::Accept));
-        change.rule(FORWARD, |rule| rule.to(bridge).verdict(Verdict::Drop));
+        change.rule(FORWARD, |rule| rule.towards(bridge).of_known_connection().verdict(Verdict::Accept));
+        change.rule(FORWARD, |rule| rule.towards(bridge).of_published_port().verdict(Verdict::Accept));
+        change.rule(FORWARD, |rule| rule.towards(bridge).verdict(Verdict::Drop));
         change.rule(POSTROUTING, |rule| {
             rule.within(End::Source, subnet).interface(Interface::Out, Is::NotEqual, bridge).masquerade()
         });
@@ -179,11 +179,6 @@ impl Table<'_> {
         }
         Ok(())
     }
-}
-
-/// Opens a netfilter socket.
-pub(crate) fn socket() -> Result<Socket> {
-    Socket::open(Family::Netfilter)
 }
 
 fn ignore_missing(result: Result<()>) -> Result<()> {

@@ -1,8 +1,12 @@
 //! The bridge network as packets see it: from the host, from its neighbour, and between containers. Needs root.
+#![allow(clippy::unwrap_used)] // The lint's own exception covers `#[test]` functions, not what they share.
 
 mod support;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::time::Duration;
+
+use rkvm_net::LinkRemoval;
 
 use support::{Container, HOST, NEIGHBOUR, World, ask_tcp, ask_udp, serve_tcp, serve_udp, world};
 
@@ -77,4 +81,23 @@ fn containers_reach_each_other_directly_and_the_world_with_the_hosts_address() {
         assert_eq!(ask_tcp(NEIGHBOUR, 8000).unwrap(), IpAddr::V4(HOST));
         assert_eq!(ask_udp(NEIGHBOUR, 8000).unwrap(), IpAddr::V4(HOST));
     });
+}
+
+#[test]
+fn a_client_that_keeps_sending_udp_reaches_the_container_that_has_the_port_now() {
+    let world = world();
+    let client = world.neighbour.run(|| UdpSocket::bind("0.0.0.0:5000").unwrap());
+    client.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    let answered = || {
+        client.send_to(b"?", (HOST, 5353)).unwrap();
+        client.recv(&mut [0; 64]).is_ok()
+    };
+    assert!(!answered(), "nobody has the port yet");
+    for name in ["first", "second"] {
+        let server = world.container(name, &["5353:53/udp"]);
+        serve_udp(&server.netns, 53);
+        assert!(answered(), "{name}");
+        drop(server);
+        world.network.release(&support::id(name), LinkRemoval::Now).unwrap();
+    }
 }

@@ -125,7 +125,12 @@ pub fn id(name: &str) -> String {
 
 /// Serves TCP in `netns`: each client is told the address that it was seen with.
 pub fn serve_tcp(netns: &Netns, port: u16) {
-    let listener = netns.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap());
+    netns.run(|| serve_tcp_at(Ipv4Addr::UNSPECIFIED, port));
+}
+
+/// As [`serve_tcp`], in the calling thread's namespace.
+pub fn serve_tcp_at(address: Ipv4Addr, port: u16) {
+    let listener = TcpListener::bind((address, port)).unwrap();
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
