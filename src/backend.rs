@@ -15,11 +15,3 @@ pub fn backend(isolation: Isolation) -> Result<Box<dyn Backend>> {
         )),
     }
 }
-
-/// The default seccomp profile for a container with these capabilities (`CAP_...`).
-pub fn default_seccomp(_capabilities: &[String]) -> oci_spec::runtime::LinuxSeccomp {
-    oci_spec::runtime::LinuxSeccompBuilder::default()
-        .default_action(oci_spec::runtime::LinuxSeccompAction::ScmpActAllow)
-        .build()
-        .unwrap_or_default()
-}

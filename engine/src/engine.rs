@@ -94,6 +94,28 @@ impl Engine {
         Ok(runtime::open(backend.as_ref(), &self.paths.runtime(), container.id())?)
     }
 
+    /// Whether a monitor of the container with this full id lives.
+    ///
+    /// # Errors
+    /// Its lock cannot be asked.
+    pub fn has_monitor(&self, id: &str) -> Result<bool> {
+        Ok(liveness::holder(&self.paths.monitor(id))?.is_some())
+    }
+
+    /// Removes what there is of a container whose record cannot be read. `id` must be its full id.
+    ///
+    /// # Errors
+    /// It has a monitor, or something cannot be removed.
+    pub fn remove_damaged(&self, id: &str) -> Result<()> {
+        let files = self.paths.container(id);
+        if id.len() != 64 || !files.dir().is_dir() || self.has_monitor(id)? {
+            return Err(Error::NoSuchContainer(id.to_owned()));
+        }
+        self.clean(id)?;
+        std::fs::remove_dir_all(files.dir()).map_err(|source| Error::file("remove", files.dir(), source))?;
+        Ok(rkvm_image::Store::open(&self.paths.lib).release(id)?)
+    }
+
     /// Cleans up after every monitor that was killed. Costs one folder listing when there is none.
     ///
     /// # Errors

@@ -78,6 +78,14 @@ pub enum Error {
     /// A volume operation failed.
     #[error(transparent)]
     Volume(#[from] crate::volume::VolumeError),
+    /// The monitor ended without a word.
+    #[error(
+        "the monitor of container {id} was killed; what it left has been cleaned up by the time of the next command"
+    )]
+    MonitorLost {
+        /// The container's id.
+        id: String,
+    },
     /// Every user id range is taken.
     #[error("every user id range is in use (links in {folder}): stop a container, or use --userns=host")]
     NoUidRange {
@@ -125,6 +133,9 @@ pub enum Error {
     /// A part of config.json could not be made.
     #[error("cannot make config.json")]
     Spec(#[from] oci_spec::OciSpecError),
+    /// A seccomp profile makes no sense.
+    #[error("the seccomp profile given with --security-opt cannot be used")]
+    Seccomp(#[from] crate::seccomp::ProfileError),
     /// The network failed.
     #[error(transparent)]
     Network(#[from] rkvm_net::Error),

@@ -5,6 +5,7 @@
 //! processes that really are there, and repairs what a killed monitor or a reboot left behind.
 
 pub mod copy;
+pub mod client;
 pub mod engine;
 pub mod error;
 pub mod format;
@@ -15,6 +16,7 @@ pub mod log;
 pub mod names;
 pub mod namespaces;
 pub mod network;
+pub mod options;
 pub mod paths;
 pub mod protocol;
 pub mod record;
@@ -22,6 +24,7 @@ pub mod rootfs;
 pub mod seccomp;
 pub mod spec;
 pub mod state;
+pub mod stop;
 pub mod store;
 mod sys;
 pub mod usage;

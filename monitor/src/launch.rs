@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rkvm_engine::namespaces::{Namespaces, NetNamespace, UidRange};
 use rkvm_engine::record::{ContainerRecord, NamespaceMode, NetworkMode};
 use rkvm_engine::rootfs::{self, Owner};
-use rkvm_engine::spec::{self, DefaultSeccomp};
+use rkvm_engine::spec;
 use rkvm_engine::state::NetworkState;
 use rkvm_engine::volume::VolumeStore;
 use rkvm_engine::{Container, Engine, Error, Result, network};
@@ -41,8 +41,6 @@ pub struct Running {
 pub struct Launcher<'a> {
     /// The engine.
     pub engine: &'a Engine,
-    /// Makes the default seccomp profile.
-    pub default_seccomp: DefaultSeccomp,
     /// Size of the first client's terminal.
     pub size: Option<(u16, u16)>,
 }
@@ -101,7 +99,6 @@ impl Launcher<'_> {
             joined: &joined.pids,
             volume_path: &|name| volumes.path(name),
             init_program: Path::new("/proc/self/exe"),
-            default_seccomp: self.default_seccomp,
         })?;
         let bundle = write_bundle(files.bundle(), spec)?;
         let (stdio, mut streams) = stdio::make(&record.process)

@@ -21,7 +21,6 @@ use std::time::{Instant, SystemTime};
 use nix::mount::{MntFlags, umount2};
 use rkvm_engine::log::Writer;
 use rkvm_engine::protocol::{self, Exited, Hello, Kind, StartFailed, Started};
-use rkvm_engine::spec::DefaultSeccomp;
 use rkvm_engine::{
     BackendFn, Container, ContainerState, ContainerStatus, Engine, Error, Paths, Result, liveness, rootfs,
     store,
@@ -34,7 +33,7 @@ use session::Session;
 
 /// The program `rkvm-monitor RUN-DIR LIB-DIR ID`, with a connected socket of its client as standard input; under the name of
 /// the small init, that.
-pub fn main(backend: BackendFn, default_seccomp: DefaultSeccomp) -> ExitCode {
+pub fn main(backend: BackendFn) -> ExitCode {
     let mut args = std::env::args();
     let name = args.next();
     let args: Vec<String> = args.collect();
@@ -53,7 +52,7 @@ pub fn main(backend: BackendFn, default_seccomp: DefaultSeccomp) -> ExitCode {
         }
     };
     let engine = Engine::new(Paths::new(run, lib), backend);
-    match Monitor::begin(&engine, id, default_seccomp) {
+    match Monitor::begin(&engine, id) {
         Ok((monitor, container, listener)) => monitor.run(container, listener, client),
         Err(error) => {
             let failed = StartFailed { exit_code: error.exit_code(), message: message(&error) };
@@ -90,7 +89,6 @@ fn message(error: &dyn std::error::Error) -> String {
 struct Monitor<'a> {
     engine: &'a Engine,
     id: &'a str,
-    default_seccomp: DefaultSeccomp,
     _lock: liveness::MonitorLock,
 }
 
@@ -99,8 +97,7 @@ impl<'a> Monitor<'a> {
     fn begin(
         engine: &'a Engine,
         id: &'a str,
-        default_seccomp: DefaultSeccomp,
-    ) -> Result<(Self, Container, UnixListener)> {
+        ) -> Result<(Self, Container, UnixListener)> {
         // Corrects what a monitor before this one may have left.
         engine.find(id)?;
         let folder = engine.paths.monitor(id);
@@ -117,7 +114,7 @@ impl<'a> Monitor<'a> {
             .map_err(|source| Error::file("listen in", &folder, source))?;
         rootfs::private_mounts()?;
         let container = locked.container.clone();
-        Ok((Self { engine, id, default_seccomp, _lock: lock }, container, listener))
+        Ok((Self { engine, id, _lock: lock }, container, listener))
     }
 
     fn run(self, mut container: Container, listener: UnixListener, client: UnixStream) {
@@ -128,7 +125,7 @@ impl<'a> Monitor<'a> {
         };
         let mut timeline = hello.timeline.clone().unwrap_or_else(Timeline::begin);
         let launcher =
-            Launcher { engine: self.engine, default_seccomp: self.default_seccomp, size: hello.size };
+            Launcher { engine: self.engine: self.default_seccomp, size: hello.size };
         let log = match Writer::open(&container.paths.log(), container.record.log) {
             Ok(log) => log,
             Err(source) => {

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    rkvm_monitor::main(rkvm::backend::backend, rkvm::backend::default_seccomp)
+    rkvm_monitor::main(rkvm::backend::backend)
 }

@@ -26,18 +26,31 @@ macro_rules! verbs {
 }
 
 verbs! {
+    /// Attach to a running container
+    Attach => attach,
     /// Work with containers
     Container => container,
+<<<<<<< HEAD
     /// Copy files between a container and the host
     Cp => cp,
+=======
+    /// Make a container without starting it
+    Create => create,
+>>>>>>> 21617f5 (run, create, start, stop, restart, kill, wait, rm, attach, logs, pause, unpause and update)
     /// Work with images
     Image => image,
     /// List images
     Images => images,
     /// Show everything that is known of containers, images or volumes, as JSON
     Inspect => inspect,
+    /// Send a signal to containers
+    Kill => kill,
     /// Load images from an archive or an OCI layout
     Load => load,
+    /// Show what a container wrote
+    Logs => logs,
+    /// Freeze every process of containers
+    Pause => pause,
     /// Show where published ports listen on the host
     Port => port,
     /// List containers
@@ -46,16 +59,32 @@ verbs! {
     Pull => pull,
     /// Give a container another name
     Rename => rename,
+    /// Stop containers and start them again
+    Restart => restart,
+    /// Remove containers
+    Rm => rm,
     /// Remove images or names of images
     Rmi => rmi,
+    /// Make a container and start it
+    Run => run,
     /// Save images to an archive
     Save => save,
+    /// Start containers
+    Start => start,
+    /// Stop containers
+    Stop => stop,
     /// Give an image another name
     Tag => tag,
+    /// Thaw every process of containers
+    Unpause => unpause,
+    /// Change limits and restart policies
+    Update => update,
     /// Show the version
     Version => version,
     /// Work with volumes, which outlive containers
     Volume => volume,
+    /// Wait until containers have ended and print their exit codes
+    Wait => wait,
 }
 
 /// A container runtime with two isolation backends: how much isolation can you afford, in milliseconds?

@@ -20,6 +20,7 @@ use crate::paths::ContainerPaths;
 use crate::record::{ContainerRecord, NamespaceMode, NetworkMode, Seccomp, Security};
 
 pub use capabilities::{default_capabilities, parse as parse_capability};
+pub use devices::parse_rule as parse_device_rule;
 pub use resources::resources;
 
 /// PATH of a container whose image sets none.
@@ -28,9 +29,6 @@ pub const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/u
 pub const INIT_PATH: &str = "/sbin/rkvm-init";
 /// Size of /dev/shm without `--shm-size`, bytes (Docker's).
 pub const DEFAULT_SHM_BYTES: i64 = 64 << 20;
-
-/// Gives the default seccomp profile for a container with these capabilities (`CAP_...`).
-pub type DefaultSeccomp = fn(&[String]) -> LinuxSeccomp;
 
 /// What the configuration depends on beside the record: all of it is known only when the container is about to start.
 pub struct Inputs<'a> {
@@ -50,8 +48,6 @@ pub struct Inputs<'a> {
     pub volume_path: &'a dyn Fn(&str) -> PathBuf,
     /// Program that is bound to [`INIT_PATH`] for `--init`.
     pub init_program: &'a Path,
-    /// Makes the default seccomp profile.
-    pub default_seccomp: DefaultSeccomp,
 }
 
 /// Makes the configuration. The root filesystem is mounted: names of users are looked up in it.
@@ -228,13 +224,9 @@ fn seccomp(inputs: &Inputs<'_>, capabilities: &[String]) -> Result<Option<LinuxS
     match &security.seccomp {
         // Like Docker: a privileged container is unconfined unless it was given a profile.
         Seccomp::Default if security.privileged => Ok(None),
-        Seccomp::Default => Ok(Some((inputs.default_seccomp)(capabilities))),
+        Seccomp::Default => Ok(Some(crate::seccomp::default_profile(capabilities))),
         Seccomp::Unconfined => Ok(None),
-        Seccomp::Profile(text) => serde_json::from_str(text).map(Some).map_err(|source| Error::Invalid {
-            what: "seccomp profile",
-            value: "given with --security-opt seccomp".to_owned(),
-            reason: source.to_string(),
-        }),
+        Seccomp::Profile(text) => Ok(Some(crate::seccomp::load_profile(text, capabilities)?)),
     }
 }
 
