@@ -4,8 +4,8 @@
 //! ([`record::ContainerRecord`]) and what became of it ([`state::ContainerState`]). [`Engine`] reads them, compares them with the
 //! processes that really are there, and repairs what a killed monitor or a reboot left behind.
 
-pub mod copy;
 pub mod client;
+pub mod copy;
 pub mod engine;
 pub mod error;
 pub mod format;

@@ -94,10 +94,7 @@ struct Monitor<'a> {
 
 impl<'a> Monitor<'a> {
     /// Becomes the container's monitor.
-    fn begin(
-        engine: &'a Engine,
-        id: &'a str,
-        ) -> Result<(Self, Container, UnixListener)> {
+    fn begin(engine: &'a Engine, id: &'a str) -> Result<(Self, Container, UnixListener)> {
         // Corrects what a monitor before this one may have left.
         engine.find(id)?;
         let folder = engine.paths.monitor(id);
@@ -124,8 +121,7 @@ impl<'a> Monitor<'a> {
             _ => Hello::default(),
         };
         let mut timeline = hello.timeline.clone().unwrap_or_else(Timeline::begin);
-        let launcher =
-            Launcher { engine: self.engine: self.default_seccomp, size: hello.size };
+        let launcher = Launcher { engine: self.engine, size: hello.size };
         let log = match Writer::open(&container.paths.log(), container.record.log) {
             Ok(log) => log,
             Err(source) => {
