@@ -30,13 +30,10 @@ verbs! {
     Attach => attach,
     /// Work with containers
     Container => container,
-<<<<<<< HEAD
     /// Copy files between a container and the host
     Cp => cp,
-=======
     /// Make a container without starting it
     Create => create,
->>>>>>> 21617f5 (run, create, start, stop, restart, kill, wait, rm, attach, logs, pause, unpause and update)
     /// Work with images
     Image => image,
     /// List images
