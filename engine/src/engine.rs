@@ -1,5 +1,8 @@
 //! One engine instance: finds containers and tells the truth about them.
 
+use std::sync::{Arc, OnceLock};
+
+use rkvm_net::Network;
 use rkvm_oci::lifecycle::Verb;
 use rkvm_oci::runtime::{self, Opened};
 use rkvm_oci::{Backend, Isolation};
@@ -33,12 +36,18 @@ pub struct Engine {
     /// Where everything lies.
     pub paths: Paths,
     backend: BackendFn,
+    network: Arc<OnceLock<Network>>,
 }
 
 impl Engine {
     /// The instance with these folders.
     pub fn new(paths: Paths, backend: BackendFn) -> Self {
-        Self { paths, backend }
+        Self { paths, backend, network: Arc::default() }
+    }
+
+    /// The instance's bridge network. One for the life of the process: it keeps its sockets.
+    pub fn network(&self) -> &Network {
+        self.network.get_or_init(|| Network::open(&self.paths.lib))
     }
 
     /// The backend of `isolation`.
@@ -203,8 +212,25 @@ impl Engine {
     /// # Errors
     /// Something cannot be removed; the message names it.
     pub fn clean(&self, id: &str) -> Result<()> {
+        self.clean_with(id, Network::release)
+    }
+
+    /// As [`Engine::clean`] but for the link and the address, which take tens of milliseconds: whoever calls this releases them
+    /// ([`Network::release_own`]) when nobody waits any more.
+    ///
+    /// # Errors
+    /// As [`Engine::clean`].
+    pub fn clean_quickly(&self, id: &str) -> Result<()> {
+        self.clean_with(id, Network::close_ports)
+    }
+
+    fn clean_with(
+        &self,
+        id: &str,
+        network: impl FnOnce(&Network, &str) -> rkvm_net::Result<()>,
+    ) -> Result<()> {
         let runtime = self.clean_runtime(id);
-        let network = rkvm_net::Network::open(&self.paths.lib).release(id, rkvm_net::LinkRemoval::Now);
+        let network = network(self.network(), id);
         crate::namespaces::UidRange::free(&self.paths, id);
         runtime?;
         Ok(network?)

@@ -13,7 +13,7 @@ use rkvm_engine::spec;
 use rkvm_engine::state::NetworkState;
 use rkvm_engine::volume::VolumeStore;
 use rkvm_engine::{Container, Engine, Error, Result, network};
-use rkvm_net::{Network, Reservation};
+use rkvm_net::Reservation;
 use rkvm_oci::runtime::{self, CreateOptions};
 use rkvm_oci::{Bundle, Phase, Timeline, Workload};
 
@@ -176,7 +176,7 @@ impl Launcher<'_> {
     fn connect(&self, record: &ContainerRecord, net: Option<&OwnedFd>) -> Result<Option<Reservation>> {
         match (&record.network.mode, net) {
             (NetworkMode::Bridge, Some(net)) => {
-                let network = Network::open(&self.engine.paths.lib);
+                let network = self.engine.network();
                 let ports = network::requested_ports(&record.network)?;
                 let reservation = network.reserve(&record.id, &record.name, &ports)?;
                 network.connect(net.as_fd(), &reservation)?;

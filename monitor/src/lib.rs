@@ -60,6 +60,8 @@ pub fn main(backend: BackendFn) -> ExitCode {
             let _ = protocol::send_json(&client, Kind::Failed, &failed);
         }
     }
+    // What is slow to remove, now that nobody waits. `rkvm system prune` repeats it where it fails.
+    let _ = engine.network().release_own(id);
     ExitCode::SUCCESS
 }
 
@@ -192,7 +194,7 @@ impl<'a> Monitor<'a> {
         let rootfs = container.paths.rootfs();
         // The overlay lies on the idmapped mounts that it was made from.
         while umount2(&rootfs, MntFlags::MNT_DETACH).is_ok() {}
-        self.engine.clean(self.id).err().map(|error| message(&error)).unwrap_or_default()
+        self.engine.clean_quickly(self.id).err().map(|error| message(&error)).unwrap_or_default()
     }
 
     /// The end of the last run.

@@ -22,6 +22,6 @@ mod table;
 
 pub use error::{Error, Holder, Result};
 pub use lease::{Lease, PublishedPort};
-pub use network::{LinkRemoval, Network, Reservation, loopback_up};
+pub use network::{Network, Reservation, loopback_up};
 pub use port::{HostPorts, PortMapping, Protocol};
 pub use subnet::Subnet;

@@ -39,16 +39,6 @@ pub struct Network {
     rules: Mutex<Option<Socket>>,
 }
 
-/// What to do with the link of a container that is released.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LinkRemoval {
-    /// Delete it and wait until it is gone: 10 to 50 ms, as the kernel waits for RCU grace periods.
-    Now,
-    /// Leave it to the end of the container's network namespace, with which the kernel removes it a moment after the last
-    /// process and descriptor are gone. For a container that has just ended, whose namespace nobody else holds.
-    WithNamespace,
-}
-
 /// A container's address and host ports. The ports are held by bound sockets: other processes' attempts to take them fail as
 /// long as this lives. Dropping it frees the ports, but neither the address nor the rules; [`Network::release`] does.
 #[derive(Debug)]
@@ -113,7 +103,7 @@ impl Network {
     ) -> Result<Reservation> {
         let leases = Leases::lock(&self.dir)?;
         if let Some(old) = leases.find(container_id)? {
-            self.release_lease(&leases, &old, LinkRemoval::Now)?;
+            self.release_lease(&leases, &old)?;
         }
         let (ports, sockets) = self.take_ports(container_id, container_name, ports)?;
         let subnet = self.ensure(&leases)?;
@@ -170,16 +160,46 @@ impl Network {
         opened
     }
 
+    /// Closes the container's published ports; its link and address stay. Quick, unlike [`Network::release`], which is to follow when
+    /// nobody waits any more.
+    ///
+    /// # Errors
+    /// The kernel refuses a request.
+    pub fn close_ports(&self, container_id: &str) -> Result<()> {
+        let Some(leases) = Leases::lock_existing(&self.dir)? else { return Ok(()) };
+        match leases.find(container_id)? {
+            Some(mut lease) if !lease.ports.is_empty() => {
+                self.withdraw(&lease.ports)?;
+                lease.ports.clear();
+                leases.write(&lease)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Removes the container's port rules and link and frees its address. Does nothing when it has none, so any process may call
-    /// it at any time.
+    /// it at any time. Takes 10 to 50 ms where the link is still there: the kernel waits for RCU grace periods.
     ///
     /// # Errors
     /// The kernel refuses a request; the lease then stays, so that the next call tries again.
-    pub fn release(&self, container_id: &str, removal: LinkRemoval) -> Result<()> {
+    pub fn release(&self, container_id: &str) -> Result<()> {
+        self.release_if(container_id, |_| true)
+    }
+
+    /// As [`Network::release`], unless another process has reserved for the container since: the last act of a monitor whose
+    /// container may already be started again.
+    ///
+    /// # Errors
+    /// As [`Network::release`].
+    pub fn release_own(&self, container_id: &str) -> Result<()> {
+        self.release_if(container_id, |lease| lease.owner_pid == std::process::id())
+    }
+
+    fn release_if(&self, container_id: &str, wanted: impl FnOnce(&Lease) -> bool) -> Result<()> {
         let Some(leases) = Leases::lock_existing(&self.dir)? else { return Ok(()) };
         match leases.find(container_id)? {
-            Some(lease) => self.release_lease(&leases, &lease, removal),
-            None => Ok(()),
+            Some(lease) if wanted(&lease) => self.release_lease(&leases, &lease),
+            _ => Ok(()),
         }
     }
 
@@ -191,7 +211,7 @@ impl Network {
         let mut dead = self.leases()?;
         dead.retain(|lease| !is_alive(lease));
         for lease in &dead {
-            self.release(&lease.container_id, LinkRemoval::Now)?;
+            self.release(&lease.container_id)?;
         }
         Ok(dead)
     }
@@ -244,11 +264,9 @@ impl Network {
         })
     }
 
-    fn release_lease(&self, leases: &Leases, lease: &Lease, removal: LinkRemoval) -> Result<()> {
+    fn release_lease(&self, leases: &Leases, lease: &Lease) -> Result<()> {
         self.withdraw(&lease.ports)?;
-        if removal == LinkRemoval::Now {
-            self.route(|socket| link::delete(socket, &lease.host_link))?;
-        }
+        self.route(|socket| link::delete(socket, &lease.host_link))?;
         leases.remove(lease)
     }
 

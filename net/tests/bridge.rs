@@ -6,8 +6,6 @@ mod support;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
-use rkvm_net::LinkRemoval;
-
 use support::{Container, HOST, NEIGHBOUR, World, ask_tcp, ask_udp, serve_tcp, serve_udp, world};
 
 const PORTS: [&str; 2] = ["80", "53/udp"];
@@ -98,6 +96,6 @@ fn a_client_that_keeps_sending_udp_reaches_the_container_that_has_the_port_now()
         serve_udp(&server.netns, 53);
         assert!(answered(), "{name}");
         drop(server);
-        world.network.release(&support::id(name), LinkRemoval::Now).unwrap();
+        world.network.release(&support::id(name)).unwrap();
     }
 }

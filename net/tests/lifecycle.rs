@@ -6,7 +6,7 @@ mod support;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::time::Instant;
 
-use rkvm_net::{Error, Holder, HostPorts, LinkRemoval, Network, PortMapping, Protocol};
+use rkvm_net::{Error, Holder, HostPorts, PortMapping, Protocol};
 use support::{Netns, ask_tcp, ask_udp, id, ip, mappings, print, serve_tcp, serve_udp, world};
 
 /// Names of links, addresses and rules of the calling thread's namespace.
@@ -24,8 +24,8 @@ fn nothing_is_left_when_the_network_is_removed() {
     assert_ne!(traces(), before);
     let in_use = world.network.remove().unwrap_err();
     assert!(matches!(in_use, Error::InUse { count: 1, .. }), "{in_use}");
-    world.network.release(&id("web"), LinkRemoval::Now).unwrap();
-    world.network.release(&id("web"), LinkRemoval::Now).unwrap();
+    world.network.release(&id("web")).unwrap();
+    world.network.release(&id("web")).unwrap();
     assert_eq!(world.network.leases().unwrap(), []);
     drop(web);
     world.network.remove().unwrap();
@@ -41,7 +41,7 @@ fn a_released_container_leaves_the_network_as_it_was() {
     let before = traces();
     let second = world.container("second", &["80", "127.0.0.1::53/udp"]);
     drop(second);
-    world.network.release(&id("second"), LinkRemoval::Now).unwrap();
+    world.network.release(&id("second")).unwrap();
     assert_eq!(traces(), before);
 }
 
@@ -156,7 +156,7 @@ fn the_port_of_a_killed_monitor_can_be_taken_at_once() {
     serve_tcp(&next.netns, 80);
     ask_tcp(Ipv4Addr::LOCALHOST, port).unwrap();
     // Releasing the dead one must not take the port from the living.
-    world.network.release(&id("killed"), LinkRemoval::Now).unwrap();
+    world.network.release(&id("killed")).unwrap();
     ask_tcp(Ipv4Addr::LOCALHOST, port).unwrap();
 }
 
@@ -270,7 +270,7 @@ fn a_thousand_ports_are_published_and_withdrawn() {
     let server = world.container("server", &["22000-22999:1-1000"]);
     serve_tcp(&server.netns, 1000);
     ask_tcp(Ipv4Addr::LOCALHOST, 22999).unwrap();
-    world.network.release(&id("server"), LinkRemoval::Now).unwrap();
+    world.network.release(&id("server")).unwrap();
     let rules = print("nft", &["list", "ruleset"]);
     assert!(!rules.contains("22000"), "{rules}");
 }
@@ -284,36 +284,66 @@ fn a_container_without_a_network_has_loopback() {
     netns.run(|| ask_tcp(Ipv4Addr::LOCALHOST, 80).unwrap());
 }
 
+#[test]
+fn closed_ports_are_free_at_once_and_the_rest_goes_later() {
+    let world = world();
+    let first = world.container("first", &["80"]);
+    let port = first.host_port(0);
+    let address = first.lease().address;
+    drop(first.reservation);
+    world.network.close_ports(&id("first")).unwrap();
+    world.network.close_ports(&id("first")).unwrap();
+    let second = world.container("second", &[&format!("{port}:80")]);
+    serve_tcp(&second.netns, 80);
+    ask_tcp(Ipv4Addr::LOCALHOST, port).unwrap();
+    // The address is not given out while the link is there.
+    assert!(world.network.leases().unwrap().iter().any(|lease| lease.address == address));
+    world.network.release_own(&id("first")).unwrap();
+    assert_eq!(world.network.leases().unwrap().len(), 1);
+    ask_tcp(Ipv4Addr::LOCALHOST, port).unwrap();
+}
+
+#[test]
+fn a_monitor_does_not_release_what_the_next_one_has_reserved() {
+    let world = world();
+    let container = world.container("web", &[]);
+    let lease = world.folder.path().join(format!("net/leases/{}@{}", id("web"), container.lease().address));
+    let text = std::fs::read_to_string(&lease).unwrap();
+    let own = format!("\"ownerPid\":{}", std::process::id());
+    assert!(text.contains(&own), "{text}");
+    std::fs::write(&lease, text.replace(&own, "\"ownerPid\":1")).unwrap();
+    world.network.release_own(&id("web")).unwrap();
+    assert_eq!(world.network.leases().unwrap().len(), 1);
+    world.network.release(&id("web")).unwrap();
+    assert_eq!(world.network.leases().unwrap(), []);
+}
+
 /// Prints what a container's network costs (`cargo test -p rkvm-net cost -- --nocapture`).
 #[test]
-fn cost_of_reserve_connect_and_release() {
+fn cost_of_a_containers_network() {
+    const ROUNDS: usize = 20;
+    const STEPS: [&str; 4] = ["reserve", "connect", "close_ports", "release"];
     let world = world();
-    let network = Network::open(world.folder.path());
     let first = world.container("first", &[]);
-    let mut spent = [[0u128; 3]; 2];
-    const ROUNDS: u128 = 20;
-    let removals = [LinkRemoval::Now, LinkRemoval::WithNamespace];
-    for (round, removal) in removals.iter().cycle().take(2 * ROUNDS as usize).enumerate() {
+    let mut spent = [0; STEPS.len()];
+    for round in 0..ROUNDS {
         let name = format!("{round:02}");
         let netns = Netns::new();
-        let start = Instant::now();
-        let reservation = network.reserve(&id(&name), &name, &mappings(&["80"])).unwrap();
-        let reserved = Instant::now();
-        network.connect(netns.fd(), &reservation).unwrap();
-        let connected = Instant::now();
-        network.release(&id(&name), *removal).unwrap();
-        let released = Instant::now();
-        for (sum, (from, to)) in spent[usize::from(*removal == LinkRemoval::Now)].iter_mut().zip([
-            (start, reserved),
-            (reserved, connected),
-            (connected, released),
-        ]) {
-            *sum += (to - from).as_micros();
+        let mut times = vec![Instant::now()];
+        let reservation = world.network.reserve(&id(&name), &name, &mappings(&["80"])).unwrap();
+        times.push(Instant::now());
+        world.network.connect(netns.fd(), &reservation).unwrap();
+        times.push(Instant::now());
+        world.network.close_ports(&id(&name)).unwrap();
+        times.push(Instant::now());
+        world.network.release(&id(&name)).unwrap();
+        times.push(Instant::now());
+        for (sum, pair) in spent.iter_mut().zip(times.windows(2)) {
+            *sum += (pair[1] - pair[0]).as_micros();
         }
     }
-    for (removal, spent) in [LinkRemoval::WithNamespace, LinkRemoval::Now].iter().zip(spent) {
-        let [reserve, connect, release] = spent.map(|sum| sum / ROUNDS);
-        println!("{removal:?}: reserve {reserve} us, connect {connect} us, release {release} us");
+    for (step, sum) in STEPS.iter().zip(spent) {
+        println!("{step}: {} us", sum / ROUNDS as u128);
     }
     drop(first);
 }

@@ -191,8 +191,8 @@ impl Leaks {
     }
 
     fn find_files(&mut self, marks: &Marks) {
-        // Images and volumes outlive containers on purpose; empty folders hold nothing.
-        let kept = [marks.root.join("lib/images"), marks.root.join("lib/volumes")];
+        // Images, volumes and the network's subnet outlive containers on purpose; empty folders hold nothing.
+        let kept = ["lib/images", "lib/volumes", "lib/net/network.json"].map(|path| marks.root.join(path));
         let mut files = vec![];
         for top in [&marks.root, &marks.oci_root] {
             walk_files(top, &kept, &mut files);
