@@ -24,6 +24,7 @@ pub mod rootfs;
 pub mod seccomp;
 pub mod spec;
 pub mod state;
+pub mod stdio;
 pub mod stop;
 pub mod store;
 mod sys;

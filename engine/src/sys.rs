@@ -6,6 +6,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+
 /// A process that does nothing, kept only for the namespaces it was made with. Dropping it ends it.
 #[derive(Debug)]
 pub struct NamespaceHolder {
@@ -149,4 +151,52 @@ pub fn with_fs_owner<T>(id: u32, body: impl FnOnce() -> T) -> io::Result<T> {
     nix::unistd::setfsgid(group);
     set(before)?;
     Ok(result)
+}
+
+/// A descriptor that becomes readable when process `pid` ends (`pidfd_open(2)`).
+///
+/// # Errors
+/// There is no such process.
+pub fn pidfd(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: takes integers only.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given this descriptor to us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Receives one descriptor that the other side of `socket` sent with SCM_RIGHTS.
+///
+/// # Errors
+/// The read fails, or there was none.
+pub fn receive_fd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut data = [0; 4096];
+    let mut parts = [io::IoSliceMut::new(&mut data)];
+    let mut space = nix::cmsg_space!([i32; 1]);
+    let message =
+        recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(fds) = control
+            && let Some(fd) = fds.first()
+        {
+            // SAFETY: the kernel has just given this descriptor to us; there is room for no other.
+            return Ok(unsafe { OwnedFd::from_raw_fd(*fd) });
+        }
+    }
+    Err(io::Error::from(io::ErrorKind::UnexpectedEof))
+}
+
+/// Sets the size of the terminal whose master this is.
+///
+/// # Errors
+/// It is no terminal.
+pub fn resize(master: BorrowedFd<'_>, rows: u16, columns: u16) -> io::Result<()> {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCSWINSZ reads a winsize, which is valid for the time of the call.
+    match unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }

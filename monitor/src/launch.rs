@@ -17,8 +17,7 @@ use rkvm_net::Reservation;
 use rkvm_oci::runtime::{self, CreateOptions};
 use rkvm_oci::{Bundle, Phase, Timeline, Workload};
 
-use crate::stdio::{self, Streams};
-use crate::sys;
+use rkvm_engine::stdio::{self, Streams, Wanted};
 
 /// A container whose program has been executed.
 pub struct Running {
@@ -101,8 +100,9 @@ impl Launcher<'_> {
             init_program: Path::new("/proc/self/exe"),
         })?;
         let bundle = write_bundle(files.bundle(), spec)?;
-        let (stdio, mut streams) = stdio::make(&record.process)
-            .map_err(|source| Error::file("make the streams of", files.dir(), source))?;
+        let (stdio, mut streams) =
+            stdio::make(Wanted { tty: record.process.tty, stdin: record.process.open_stdin })
+                .map_err(|source| Error::file("make the streams of", files.dir(), source))?;
         let backend = self.engine.backend(record.isolation)?;
         let store = self.engine.paths.runtime();
         let options =
@@ -111,7 +111,7 @@ impl Launcher<'_> {
         streams
             .connect(self.size)
             .map_err(|source| Error::file("take the terminal of", files.dir(), source))?;
-        let ended = sys::pidfd(workload.pid())
+        let ended = stdio::watch_end(workload.pid())
             .map_err(|source| Error::file("watch", format!("/proc/{}", workload.pid()), source))?;
         runtime::open(backend.as_ref(), &store, container.id())?.start(timeline)?;
         Ok(Running {

@@ -9,7 +9,6 @@ mod init;
 mod launch;
 mod restart;
 mod session;
-mod stdio;
 mod sys;
 
 use std::io;

@@ -1,6 +1,7 @@
 //! A client attached to a container: standard streams, terminal, signals, detach keys.
 
 pub mod keys;
+pub mod relay;
 mod sys;
 pub mod terminal;
 
@@ -66,7 +67,7 @@ pub fn attach(
     options: &Options,
     mut on_start: impl FnMut(Started),
 ) -> Result<End> {
-    let signals = watch_signals(options)?;
+    let signals = watch_signals(options.tty, options.signals)?;
     let raw = if options.tty && options.stdin { RawMode::enter()? } else { None };
     // Restored with `raw` on every way out of here, panics included.
     let mut attached = Attached {
@@ -98,12 +99,12 @@ pub fn attach(
 }
 
 /// Everything that may come as a signal, except what the kernel or the shell needs the client itself for.
-fn watch_signals(options: &Options) -> Result<SignalFd> {
+fn watch_signals(tty: bool, proxy: SignalProxy) -> Result<SignalFd> {
     let mut set = SigSet::empty();
-    if options.tty {
+    if tty {
         set.add(Named::SIGWINCH);
     }
-    match options.signals {
+    match proxy {
         SignalProxy::On => {
             for signal in Named::iterator() {
                 let own = matches!(

@@ -34,6 +34,8 @@ verbs! {
     Cp => cp,
     /// Make a container without starting it
     Create => create,
+    /// Run another program in a running container
+    Exec => exec,
     /// Work with images
     Image => image,
     /// List images

@@ -1,4 +1,4 @@
-//! The container's standard streams, as the monitor holds them.
+//! The standard streams of a container's process, as the monitor, or the client of `exec`, holds them.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -8,16 +8,15 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::{pipe2, read, write};
 
-use rkvm_engine::log::Stream;
-use rkvm_engine::record::ProcessConfig;
 use rkvm_oci::Stdio;
 
+use crate::log::Stream;
 use crate::sys;
 
 /// Most bytes that wait for the container to read its standard input.
 const MAX_WAITING: usize = 64 << 10;
 
-/// The monitor's ends of the streams.
+/// Our ends of the streams.
 #[derive(Debug)]
 pub enum Ends {
     /// Three pipes.
@@ -35,7 +34,7 @@ pub enum Ends {
     Terminal(Option<OwnedFd>),
 }
 
-/// The monitor's half.
+/// Our half.
 #[derive(Debug)]
 pub struct Streams {
     ends: Ends,
@@ -43,16 +42,34 @@ pub struct Streams {
     close_when_empty: bool,
 }
 
-/// Makes both halves for a process.
+/// How a process is connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// It gets a terminal.
+    pub tty: bool,
+    /// Its standard input is fed; otherwise it is empty.
+    pub stdin: bool,
+}
+
+/// A descriptor that becomes readable when process `pid` ends.
+///
+/// # Errors
+/// There is no such process.
+pub fn watch_end(pid: i32) -> io::Result<OwnedFd> {
+    sys::pidfd(pid)
+}
+
+/// Makes both halves for a process. Never the client's own descriptors: what a container is given it may reopen for
+/// reading and writing, and a terminal it may read.
 ///
 /// # Errors
 /// The kernel has no more descriptors.
-pub fn make(config: &ProcessConfig) -> io::Result<(Stdio, Streams)> {
-    let (stdio, ends) = if config.tty {
+pub fn make(wanted: Wanted) -> io::Result<(Stdio, Streams)> {
+    let (stdio, ends) = if wanted.tty {
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)?;
         (Stdio::Terminal { console: theirs }, Ends::Console(ours))
     } else {
-        let (stdin, our_stdin) = if config.open_stdin {
+        let (stdin, our_stdin) = if wanted.stdin {
             let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
             (read, Some(write))
         } else {
