@@ -55,12 +55,10 @@ fn collect_paths(json: &serde_json::Value, folders: &mut Vec<PathBuf>) {
 }
 
 fn left_behind(id: &str) -> Vec<PathBuf> {
-    let mut all = vec![];
-    for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap() {
-        let path = hierarchy.unwrap().path().join(id);
-        all.extend(path.exists().then_some(path));
-    }
-    all
+    // On a v2 host the folder itself is the hierarchy.
+    let root = PathBuf::from("/sys/fs/cgroup");
+    let hierarchies = fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().path());
+    hierarchies.chain([root]).map(|hierarchy| hierarchy.join(id)).filter(|path| path.exists()).collect()
 }
 
 #[test]
@@ -138,7 +136,7 @@ fn what_the_host_cannot_enforce_is_named_and_leaves_nothing() {
     for (json, field) in [
         (r#"{"hugepageLimits": [{"pageSize": "3MB", "limit": 0}]}"#, "linux.resources.hugepageLimits"),
         (r#"{"hugepageLimits": [{"pageSize": "../2MB", "limit": 0}]}"#, "linux.resources.hugepageLimits"),
-        (r#"{"cpu": {"shares": 1}}"#, "linux.resources.cpu.shares"),
+        (r#"{"cpu": {"quota": 1, "period": 100000}}"#, "linux.resources.cpu.quota"),
         (r#"{"cpu": {"cpus": "4096"}}"#, "linux.resources.cpu.cpus"),
         (r#"{"memory": {"swappiness": 101}}"#, "linux.resources.memory.swappiness"),
         (r#"{"unified": {"nothing.max": "1"}}"#, "linux.resources.unified"),
