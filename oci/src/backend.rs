@@ -75,6 +75,16 @@ pub enum Stdio {
     },
 }
 
+/// Which session keyring (keyrings(7)) the init process gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Keyring {
+    /// A new, empty one: the caller's keys are not seen inside.
+    #[default]
+    New,
+    /// The caller's (`--no-new-keyring`).
+    Inherited,
+}
+
 /// What [`Backend::create`] is given.
 #[derive(Debug)]
 pub struct CreateRequest<'a> {
@@ -91,6 +101,8 @@ pub struct CreateRequest<'a> {
     pub preserve_fds: u32,
     /// `pivot_root` cannot be used (initramfs as root): `MS_MOVE` and `chroot` instead (`--no-pivot`).
     pub no_pivot: bool,
+    /// Which session keyring the init process gets.
+    pub keyring: Keyring,
     /// Receives the marks of the phases `sandbox`, `boot` and `process`.
     pub timeline: &'a mut Timeline,
 }

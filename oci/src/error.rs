@@ -1,5 +1,6 @@
 //! Errors with three parts: what failed, on what, and what to do next; never a bare errno.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use crate::lifecycle::Status;
@@ -49,11 +50,11 @@ pub enum Error {
     #[error("cannot {action} {target}{}", hint_suffix(.hint))]
     Failed {
         /// The verb phrase: "mount", "write".
-        action: &'static str,
+        action: Cow<'static, str>,
         /// The path, name or value that it failed on.
         target: String,
         /// What the user can do, when there is something.
-        hint: Option<&'static str>,
+        hint: Option<Cow<'static, str>>,
         /// Why.
         #[source]
         source: Source,
@@ -95,7 +96,7 @@ pub enum Error {
     #[error("{kind} hook {path} failed: {reason}")]
     Hook {
         /// `createRuntime`, `poststop`, ...
-        kind: &'static str,
+        kind: Cow<'static, str>,
         /// The hook's program.
         path: PathBuf,
         /// Exit code, signal or timeout, with the end of its stderr.
@@ -107,7 +108,9 @@ pub enum Error {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
 pub enum ExecFailure {
     /// No such file in the container: exit code 127.
-    #[error("no such file in the container; check the path, PATH and the image's architecture")]
+    #[error(
+        "executable file not found in $PATH, no such file or directory in the container; check the path and PATH"
+    )]
     NotFound,
     /// The file is there but cannot be run (permission, format, folder): exit code 126.
     #[error("it cannot be run ({0})")]
@@ -126,8 +129,12 @@ impl ExecFailure {
 
 impl Error {
     /// Builds [`Error::Failed`] without a hint.
-    pub fn failed(action: &'static str, target: impl ToString, source: impl Into<Source>) -> Self {
-        Self::Failed { action, target: target.to_string(), hint: None, source: source.into() }
+    pub fn failed(
+        action: impl Into<Cow<'static, str>>,
+        target: impl ToString,
+        source: impl Into<Source>,
+    ) -> Self {
+        Self::Failed { action: action.into(), target: target.to_string(), hint: None, source: source.into() }
     }
 
     /// Builds [`Error::InvalidSpec`].
@@ -144,7 +151,7 @@ impl Error {
     #[must_use]
     pub fn hint(mut self, text: &'static str) -> Self {
         if let Self::Failed { hint, .. } = &mut self {
-            *hint = Some(text);
+            *hint = Some(text.into());
         }
         self
     }
@@ -159,6 +166,6 @@ impl Error {
     }
 }
 
-fn hint_suffix(hint: &Option<&'static str>) -> String {
-    hint.map(|text| format!(" ({text})")).unwrap_or_default()
+fn hint_suffix(hint: &Option<Cow<'static, str>>) -> String {
+    hint.as_ref().map(|text| format!(" ({text})")).unwrap_or_default()
 }

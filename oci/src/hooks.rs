@@ -47,7 +47,7 @@ pub fn run_all(kind: &'static str, hooks: Option<&Vec<Hook>>, state: &serde_json
 }
 
 fn run_one(kind: &'static str, hook: &Hook, state: &serde_json::Value) -> Result<()> {
-    let error = |reason: String| Error::Hook { kind, path: hook.path().clone(), reason };
+    let error = |reason: String| Error::Hook { kind: kind.into(), path: hook.path().clone(), reason };
     let mut command = Command::new(hook.path());
     if let Some((name, args)) = hook.args().as_ref().and_then(|args| args.split_first()) {
         command.arg0(name).args(args);

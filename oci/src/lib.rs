@@ -14,7 +14,10 @@ pub mod state;
 pub mod stats;
 pub mod timeline;
 
-pub use backend::{Backend, CreateRequest, ExecProcess, ExecRequest, ExitStatus, Isolation, Stdio, Workload};
+pub use backend::{
+    Backend, CreateRequest, ExecProcess, ExecRequest, ExitStatus, Isolation, Keyring, KillScope, Stdio,
+    Workload,
+};
 pub use bundle::Bundle;
 pub use error::{Error, ExecFailure, Result};
 pub use lifecycle::Status;

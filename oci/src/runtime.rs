@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::SystemTime;
 
-use crate::backend::{Backend, CreateRequest, KillScope, Stdio, Workload};
+use crate::backend::{Backend, CreateRequest, Keyring, KillScope, Stdio, Workload};
 use crate::bundle::Bundle;
 use crate::error::{Error, Result};
 use crate::hooks;
@@ -26,6 +26,8 @@ pub struct CreateOptions<'a> {
     pub preserve_fds: u32,
     /// Do without `pivot_root`.
     pub no_pivot: bool,
+    /// Which session keyring the init process gets.
+    pub keyring: Keyring,
 }
 
 /// A container that has been found and locked for one operation.
@@ -50,7 +52,7 @@ pub fn create(
     options: CreateOptions<'_>,
     timeline: &mut Timeline,
 ) -> Result<Box<dyn Workload>> {
-    let CreateOptions { id, bundle, stdio, preserve_fds, no_pivot } = options;
+    let CreateOptions { id, bundle, stdio, preserve_fds, no_pivot, keyring } = options;
     let rootfs = bundle.rootfs()?;
     let entry = store.create(id)?;
     let mut record = Record {
@@ -68,8 +70,16 @@ pub fn create(
         owner: nix::unistd::geteuid().as_raw(),
         backend: serde_json::Value::Null,
     };
-    let request =
-        CreateRequest { id, bundle, state_dir: entry.dir(), stdio, preserve_fds, no_pivot, timeline };
+    let request = CreateRequest {
+        id,
+        bundle,
+        state_dir: entry.dir(),
+        stdio,
+        preserve_fds,
+        no_pivot,
+        keyring,
+        timeline,
+    };
     let mut workload = match backend.create(request) {
         Ok(workload) => workload,
         Err(error) => {

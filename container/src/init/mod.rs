@@ -1,0 +1,370 @@
+//! What the container's first process does between its birth and the user's program.
+
+pub mod devices;
+pub mod gate;
+pub mod kernel;
+pub mod program;
+pub mod root;
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use oci_spec::runtime::Spec;
+use rkvm_oci::{Error, Keyring, Result, Stdio, hooks};
+
+use crate::mounts::make::{self, Place};
+use crate::mounts::options::{self, Plan as MountPlan, Source};
+use crate::namespaces::Namespaces;
+use crate::process::Plan;
+use crate::seccomp::Filter;
+use crate::sync::{Channel, Failure, Go, Report};
+use crate::sys::mount::{Depth, MountAttr, attr, set_attributes};
+use crate::sys::{fs, process as sys, pty, spawn};
+use devices::{Device, Making};
+use gate::Gate;
+use program::Program;
+use root::Switch;
+
+/// All that the process needs, prepared by the runtime before the process exists.
+pub struct Context<'a> {
+    /// The container's id.
+    pub id: &'a str,
+    /// Its configuration.
+    pub spec: &'a Spec,
+    /// The root filesystem's path, for a runtime that could not open it itself (rootless).
+    pub rootfs: &'a std::path::Path,
+    /// Its namespaces.
+    pub namespaces: &'a Namespaces,
+    /// Its process.
+    pub process: Plan,
+    /// Its mounts, each with its source when that is opened already.
+    pub mounts: Vec<(MountPlan, Option<OwnedFd>)>,
+    /// Its root filesystem, not attached yet, when the runtime could open it.
+    pub root: Option<OwnedFd>,
+    /// Its devices.
+    pub devices: Vec<Device>,
+    /// Its seccomp filter.
+    pub filter: Option<Filter>,
+    /// Its streams.
+    pub stdio: Stdio,
+    /// How many further descriptors it inherits.
+    pub preserve_fds: u32,
+    /// Whether pivot_root(2) is to be avoided.
+    pub no_pivot: bool,
+    /// Its session keyring.
+    pub keyring: Keyring,
+    /// Where it waits for `start`.
+    pub gate: Gate,
+    /// Its state, for the hooks that it runs itself; its process id is filled in.
+    pub state: serde_json::Value,
+}
+
+/// Whether the runtime has hooks to run between the mounts and the pivot.
+pub fn has_runtime_hooks(spec: &Spec) -> bool {
+    let some = |list: &Option<Vec<_>>| list.as_ref().is_some_and(|list| !list.is_empty());
+    spec.hooks().as_ref().is_some_and(|hooks| {
+        #[allow(deprecated)]
+        let prestart = some(hooks.prestart());
+        prestart || some(hooks.create_runtime())
+    })
+}
+
+/// Goes all the way to the user's program. Never returns.
+pub fn run(mut context: Context<'_>, channel: Channel) -> ! {
+    let program = match prepare(&mut context, &channel) {
+        Ok(program) => program,
+        Err(error) => {
+            // Without anybody to tell, the exit code must do.
+            let _ = channel.report(&Report::Failed(Failure::from(error)));
+            spawn::exit_now(1);
+        }
+    };
+    let late_filter = context.filter.as_ref().filter(|_| context.process.no_new_privileges());
+    // With a listener, the runtime must pass it on while it is still there.
+    if let Some(filter) = late_filter.filter(|filter| filter.listener().is_some())
+        && let Err(error) = load(filter, &channel)
+    {
+        let _ = channel.report(&Report::Failed(Failure::from(error)));
+        spawn::exit_now(1);
+    }
+    if channel.report(&Report::Ready).is_err() {
+        spawn::exit_now(1);
+    }
+    drop(channel);
+    if context.gate.wait().is_err() {
+        spawn::exit_now(1);
+    }
+    let error = match last_steps(&context, late_filter.filter(|filter| filter.listener().is_none())) {
+        Ok(()) => program.execute(),
+        Err(error) => error,
+    };
+    let code = i32::from(error.exit_code());
+    context.gate.fail(error);
+    spawn::exit_now(code);
+}
+
+/// After `start`: the hook, and the filter as late as can be so that it need not allow what the runtime itself does.
+fn last_steps(context: &Context<'_>, filter: Option<&Filter>) -> Result<()> {
+    if let Some(hooks) = context.spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_ref()) {
+        hooks::run("startContainer", Some(hooks), &state(context, "created"))?;
+    }
+    if let Some(filter) = filter {
+        filter.load().map_err(|source| Error::failed("load", "linux.seccomp", source))?;
+    }
+    Ok(())
+}
+
+fn state(context: &Context<'_>, status: &str) -> serde_json::Value {
+    let mut state = context.state.clone();
+    state["status"] = status.into();
+    // In the container's pid namespace, where these hooks run (runtime-spec, "State", `pid`, is of the runtime's): the number
+    // that /proc shows there.
+    state["pid"] = std::process::id().into();
+    state
+}
+
+fn prepare(context: &mut Context<'_>, channel: &Channel) -> Result<Program> {
+    let namespaces = context.namespaces;
+    if namespaces.new & libc::CLONE_NEWUSER != 0 {
+        channel.wait_for(Go::Mapped)?;
+    }
+    if namespaces.has(libc::CLONE_NEWUSER) {
+        become_root_inside(context)?;
+    }
+    // Whoever is in the container already (a joined pid namespace) must not reach the host through this process.
+    sys::not_dumpable().map_err(|source| Error::failed("protect", "the init process", source))?;
+    sys::reset_signals();
+    // A process that leads a session already (started by clone3, never) would be told EPERM.
+    nix::unistd::setsid().map_err(|source| Error::failed("make", "a session", source))?;
+    if context.keyring == Keyring::New {
+        keyring(context.id)?;
+    }
+    sys::set_umask(0);
+    let mut in_cgroup = false;
+    if namespaces.has(libc::CLONE_NEWNS) {
+        file_systems(context, channel, &mut in_cgroup)?;
+    } else {
+        wait_for_cgroup(context, channel, &mut in_cgroup)?;
+        run_hooks(context, channel)?;
+        let root = std::fs::File::open(context.rootfs)
+            .map_err(|source| Error::failed("open root.path", context.rootfs.display(), source))?;
+        settings(context)?;
+        root::switch(root.as_fd(), Switch::Chroot)?;
+        streams(context, None)?;
+    }
+    context.process.privileged()?;
+    fs::cloexec_from(3 + context.preserve_fds)
+        .map_err(|source| Error::failed("close", "the runtime's descriptors", source))?;
+    if let Some(filter) = &context.filter
+        && !context.process.no_new_privileges()
+    {
+        // Needs CAP_SYS_ADMIN, which goes next.
+        load(filter, channel)?;
+    }
+    context.process.identity()?;
+    if context.process.no_new_privileges() {
+        sys::no_new_privileges()
+            .map_err(|source| Error::failed("apply", "process.noNewPrivileges", source))?;
+    }
+    Program::find(&context.process.process)
+}
+
+fn become_root_inside(context: &Context<'_>) -> Result<()> {
+    let error = |source| {
+        Error::failed("become root of", "the user namespace", source)
+            .hint("linux.uidMappings and gidMappings must map container id 0")
+    };
+    // Groups of the host's that are not mapped would still open its files. Denied where they cannot be given up.
+    let _ = sys::set_groups(&[]);
+    sys::set_gid(0).map_err(error)?;
+    sys::set_uid(0).map_err(error)
+}
+
+fn keyring(id: &str) -> Result<()> {
+    match sys::new_session_keyring(&format!("_ses.{id}")) {
+        // ENOSYS: a kernel without keyrings has none to protect. EDQUOT: runc's advice is the flag.
+        Ok(()) => Ok(()),
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+        Err(error) => Err(Error::failed("make session keyring for", id, error)
+            .hint("use --no-new-keyring, or raise kernel.keys.maxkeys")),
+    }
+}
+
+fn wait_for_cgroup(context: &Context<'_>, channel: &Channel, done: &mut bool) -> Result<()> {
+    if *done {
+        return Ok(());
+    }
+    channel.wait_for(Go::InCgroup)?;
+    *done = true;
+    if context.namespaces.new & libc::CLONE_NEWCGROUP != 0 {
+        // Only now: the namespace's root is the cgroup that its maker is in.
+        spawn::unshare(libc::CLONE_NEWCGROUP)
+            .map_err(|source| Error::failed("make", "a cgroup namespace", source))?;
+    }
+    Ok(())
+}
+
+fn file_systems(context: &mut Context<'_>, channel: &Channel, in_cgroup: &mut bool) -> Result<()> {
+    let namespaces = context.namespaces;
+    let root = match context.root.take() {
+        Some(root) => root,
+        None => root::open(context.rootfs)?,
+    };
+    let root = root.as_fd();
+    root::attach(root)?;
+    let linux = context.spec.linux().as_ref();
+    let place = Place {
+        root,
+        label: linux.and_then(|linux| linux.mount_label().as_deref()).filter(|label| !label.is_empty()),
+        cgroup_namespace: namespaces.has(libc::CLONE_NEWCGROUP),
+    };
+    let mut host_dev = false;
+    for (plan, tree) in std::mem::take(&mut context.mounts) {
+        if plan.source == Source::Cgroup {
+            wait_for_cgroup(context, channel, in_cgroup)?;
+        }
+        make::mount(&plan, tree, place)?;
+        host_dev |= matches!(plan.source, Source::Bind(..)) && plan.destination.components().eq(dev_path());
+    }
+    if !host_dev {
+        let making =
+            if namespaces.has(libc::CLONE_NEWUSER) { Making::Bind } else { Making::Mknod };
+        devices::make(root, &context.devices, making)?;
+    }
+    streams(context, Some(root))?;
+    settings(context)?;
+    wait_for_cgroup(context, channel, in_cgroup)?;
+    run_hooks(context, channel)?;
+    let paths = |list: Option<&Vec<String>>| list.cloned().unwrap_or_default();
+    root::make_read_only(root, &paths(linux.and_then(|linux| linux.readonly_paths().as_ref())))?;
+    root::mask(root, &paths(linux.and_then(|linux| linux.masked_paths().as_ref())))?;
+    read_only(context, root)?;
+    if let Some((propagation, depth)) = linux
+        .and_then(|linux| linux.rootfs_propagation().as_deref())
+        .and_then(options::propagation)
+        .filter(|(kind, _)| *kind != libc::MS_SLAVE)
+    {
+        // A new peer group: the container's mounts are shared with what it starts, never with the host's own tree.
+        for propagation in [libc::MS_PRIVATE, propagation] {
+            let attributes = MountAttr { propagation, ..MountAttr::default() };
+            set_attributes(root, depth, &attributes)
+                .map_err(|source| Error::failed("apply", "linux.rootfsPropagation", source))?;
+        }
+    }
+    make_cwd(context, root)?;
+    root::switch(root, if context.no_pivot { Switch::Chroot } else { Switch::Pivot })
+}
+
+fn dev_path() -> std::path::Components<'static> {
+    std::path::Path::new("/dev").components()
+}
+
+/// Mounts that had to stay writable until everything was in them.
+fn read_only(context: &Context<'_>, root: BorrowedFd<'_>) -> Result<()> {
+    let attributes = MountAttr { set: attr::RDONLY, ..MountAttr::default() };
+    let dev_read_only = context.spec.mounts().iter().flatten().any(|mount| {
+        mount.destination().components().eq(dev_path())
+            && mount.typ().as_deref() == Some("tmpfs")
+            && mount.options().iter().flatten().any(|option| option == "ro")
+    });
+    if dev_read_only && let Some(dev) = crate::mounts::target::find(root, std::path::Path::new("/dev"))? {
+        set_attributes(dev.as_fd(), Depth::One, &attributes)
+            .map_err(|source| Error::failed("make read-only", "/dev", source))?;
+    }
+    if context.spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false) {
+        set_attributes(root, Depth::One, &attributes)
+            .map_err(|source| Error::failed("make read-only", "the root filesystem", source))?;
+    }
+    Ok(())
+}
+
+/// The working directory is made here, inside the root, when it is missing: after the pivot the root may be read-only.
+fn make_cwd(context: &Context<'_>, root: BorrowedFd<'_>) -> Result<()> {
+    let cwd = context.process.process.cwd();
+    if cwd == std::path::Path::new("/") || crate::mounts::target::find(root, cwd)?.is_some() {
+        return Ok(());
+    }
+    // What cannot be made is reported by the chdir that follows.
+    let _ = crate::mounts::target::ensure(root, cwd, crate::mounts::target::Kind::Folder);
+    Ok(())
+}
+
+/// Host name, loopback and sysctls: the settings of the new namespaces.
+fn settings(context: &Context<'_>) -> Result<()> {
+    let spec = context.spec;
+    if let Some(name) = spec.hostname() {
+        nix::unistd::sethostname(name).map_err(|source| Error::failed("set hostname", name, source))?;
+    }
+    let linux = spec.linux().as_ref();
+    if let Some(name) = spec.domainname() {
+        sys::set_domain_name(name).map_err(|source| Error::failed("set domainname", name, source))?;
+    }
+    if context.namespaces.new & libc::CLONE_NEWNET != 0 {
+        sys::loopback_up().map_err(|source| Error::failed("bring up", "interface lo", source))?;
+    }
+    if let Some(sysctls) = linux.and_then(|linux| linux.sysctl().as_ref()).filter(|all| !all.is_empty()) {
+        let proc = kernel::Proc::open()?;
+        for (name, value) in sysctls {
+            proc.sysctl(name, value)?;
+        }
+    }
+    Ok(())
+}
+
+/// Hooks before the pivot: the runtime's two kinds, then `createContainer` here.
+fn run_hooks(context: &Context<'_>, channel: &Channel) -> Result<()> {
+    if has_runtime_hooks(context.spec) {
+        channel.report(&Report::Mounted)?;
+        channel.wait_for(Go::HooksDone)?;
+    }
+    match context.spec.hooks().as_ref().and_then(|hooks| hooks.create_container().as_ref()) {
+        None => Ok(()),
+        some => hooks::run("createContainer", some, &state(context, "creating")),
+    }
+}
+
+/// Puts the process's streams in place.
+fn streams(context: &Context<'_>, root: Option<BorrowedFd<'_>>) -> Result<()> {
+    let place = |fd: BorrowedFd<'_>, number: i32| {
+        fs::dup_to(fd, number).map_err(|source| Error::failed("set up", format!("stream {number}"), source))
+    };
+    match (&context.stdio, root) {
+        (Stdio::Inherit, _) => Ok(()),
+        (Stdio::Fds { stdin, stdout, stderr }, _) => {
+            place(stdin.as_fd(), 0)?;
+            place(stdout.as_fd(), 1)?;
+            place(stderr.as_fd(), 2)
+        }
+        (Stdio::Terminal { .. }, None) => Err(Error::invalid_spec(
+            "process.terminal",
+            "set without a mount namespace, which its devpts needs",
+        )),
+        (Stdio::Terminal { console }, Some(root)) => {
+            let (master, slave) = devices::console(root, console_size(&context.process))?;
+            terminal(master, slave, console.as_fd())
+        }
+    }
+}
+
+/// Size of the terminal as configured: rows and columns.
+pub fn console_size(process: &Plan) -> Option<(u16, u16)> {
+    let size = process.process.console_size().as_ref()?;
+    let clamp = |value: u64| u16::try_from(value).unwrap_or(u16::MAX);
+    Some((clamp(size.height()), clamp(size.width())))
+}
+
+/// Sends the master away and makes the slave this session's terminal and streams.
+pub fn terminal(master: OwnedFd, slave: OwnedFd, console: BorrowedFd<'_>) -> Result<()> {
+    devices::send_master(console, master.as_fd())?;
+    drop(master);
+    let error = |source| Error::failed("set up", "the terminal", source);
+    pty::make_controlling(slave.as_fd()).map_err(error)?;
+    (0..3).try_for_each(|number| fs::dup_to(slave.as_fd(), number)).map_err(error)
+}
+
+/// Loads the filter; a listener goes to the runtime, which sends it to its agent.
+pub fn load(filter: &Filter, channel: &Channel) -> Result<()> {
+    let listener = filter.load().map_err(|source| Error::failed("load", "linux.seccomp", source))?;
+    let Some(listener) = listener else { return Ok(()) };
+    channel.report(&Report::Listener(listener.as_raw_fd()))?;
+    channel.wait_for(Go::ListenerSent)
+}

@@ -1,0 +1,202 @@
+//! Makes the mounts of a plan, in the container's mount namespace, below the attached root.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::mount::MsFlags;
+use nix::sys::stat::fstat;
+use rkvm_oci::{Error, Result};
+
+use super::options::{Plan, Source};
+use super::target::{self, Kind};
+use super::{bind, cgroup};
+use crate::sys::mount::{self, Depth, MountAttr, attr};
+
+/// Longest value that fsconfig(2) takes, bytes.
+const MAX_VALUE: usize = 255;
+
+/// What mounts depend on.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// The attached root.
+    pub root: BorrowedFd<'a>,
+    /// `linux.mountLabel`: the SELinux context of new file systems.
+    pub label: Option<&'a str>,
+    /// Whether the container has a cgroup namespace of its own.
+    pub cgroup_namespace: bool,
+}
+
+/// Makes one mount. `tree` is the opened source of a bind mount.
+///
+/// # Errors
+/// Whatever is wrong, with the mount's place in `mounts` and its destination.
+pub fn mount(plan: &Plan, tree: Option<OwnedFd>, place: Place<'_>) -> Result<()> {
+    match &plan.source {
+        Source::Bind(..) => {
+            let tree = match tree {
+                Some(tree) => tree,
+                None => bind::open(plan, None)?.ok_or_else(|| failed(plan)(nix::Error::EINVAL.into()))?,
+            };
+            let mode = fstat(tree.as_fd()).map_err(|errno| failed(plan)(errno.into()))?.st_mode;
+            let kind = if mode & libc::S_IFMT == libc::S_IFDIR { Kind::Folder } else { Kind::File };
+            let target = target::ensure(place.root, &plan.destination, kind)?;
+            refuse_proc(plan, target.as_fd(), place.root)?;
+            mount::attach(tree.as_fd(), target.as_fd()).map_err(failed(plan))
+        }
+        Source::Remount => {
+            let target = target::ensure(place.root, &plan.destination, Kind::Folder)?;
+            bind::apply(plan, target.as_fd()).map_err(failed(plan))
+        }
+        Source::Cgroup => cgroup::mount(plan, place),
+        Source::Fs(kind, source) => file_system(plan, kind, source, place),
+    }
+}
+
+fn failed(plan: &Plan) -> impl Fn(std::io::Error) -> Error {
+    let action = format!("make mounts[{}]", plan.index);
+    let target = plan.destination.display().to_string();
+    move |error| {
+        let hint = match error.raw_os_error() {
+            Some(libc::EPERM) => {
+                Some("the user namespace does not own the namespace that this file system shows")
+            }
+            Some(libc::ENODEV) => Some("this kernel does not have the file system"),
+            Some(libc::ENOTDIR) => Some("source and destination must both be folders or both be files"),
+            _ => None,
+        };
+        let error = Error::failed(action.clone(), &target, error);
+        match hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
+    }
+}
+
+/// Only a real procfs may cover /proc: with another one in its place, what the runtime writes below /proc would go where an
+/// image wants it to (CVE-2019-16884).
+fn refuse_proc(plan: &Plan, target: BorrowedFd<'_>, root: BorrowedFd<'_>) -> Result<()> {
+    let Some(proc) = target::find(root, Path::new("/proc"))? else { return Ok(()) };
+    let same = |a: BorrowedFd<'_>, b: BorrowedFd<'_>| -> nix::Result<bool> {
+        let (a, b) = (fstat(a)?, fstat(b)?);
+        Ok(a.st_ino == b.st_ino && a.st_dev == b.st_dev)
+    };
+    if !same(target, proc.as_fd()).map_err(|errno| failed(plan)(errno.into()))? {
+        return Ok(());
+    }
+    let Source::Bind(source, _) = &plan.source else { return Ok(()) };
+    let kind = nix::sys::statfs::statfs(source).map_err(|errno| failed(plan)(errno.into()))?;
+    if kind.filesystem_type() == nix::sys::statfs::PROC_SUPER_MAGIC {
+        return Ok(());
+    }
+    Err(Error::invalid_spec(
+        format!("mounts[{}].destination", plan.index),
+        "only a procfs can be mounted on /proc",
+    ))
+}
+
+fn file_system(plan: &Plan, kind: &str, source: &str, place: Place<'_>) -> Result<()> {
+    if matches!(kind, "proc" | "sysfs") {
+        refuse_symlink(plan, place.root)?;
+    }
+    let target = target::ensure(place.root, &plan.destination, Kind::Folder)?;
+    let label = place.label.filter(|_| !matches!(kind, "proc" | "sysfs" | "mqueue"));
+    let label = label.map(|label| format!("context={label}"));
+    let data: Vec<&str> = plan.data.iter().map(String::as_str).chain(label.as_deref()).collect();
+    // A tmpfs that is filled first, or that devices are made in, becomes read-only afterwards.
+    let later = plan.is_read_only()
+        && kind == "tmpfs"
+        && (plan.copy_up || plan.destination.components().eq(Path::new("/dev").components()));
+    if data.iter().any(|option| option.split_once('=').is_some_and(|(_, value)| value.len() > MAX_VALUE)) {
+        return by_mount_call(plan, kind, source, &data, place.root);
+    }
+    let mut attributes = plan.attributes;
+    if later {
+        attributes.set &= !attr::RDONLY;
+    }
+    let mount = create(plan, kind, source, &data, attributes.set)?;
+    if plan.copy_up {
+        copy_up(plan, target.as_fd(), mount.as_fd())?;
+    }
+    let rest = Plan {
+        attributes: if plan.copy_up { plan.attributes } else { MountAttr::default() },
+        ..plan.clone()
+    };
+    bind::apply(&rest, mount.as_fd()).map_err(failed(plan))?;
+    mount::attach(mount.as_fd(), target.as_fd()).map_err(failed(plan))
+}
+
+/// A symlink in the place of /proc or /sys would have the runtime mount them elsewhere, and then trust what is found at the usual
+/// place (CVE-2021-30465 and its kin).
+fn refuse_symlink(plan: &Plan, root: BorrowedFd<'_>) -> Result<()> {
+    let path = plan.destination.strip_prefix("/").unwrap_or(&plan.destination);
+    let flags = nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW;
+    match nix::sys::stat::fstatat(root, path, flags) {
+        Ok(status) if status.st_mode & libc::S_IFMT == libc::S_IFLNK => Err(Error::invalid_spec(
+            format!("mounts[{}].destination", plan.index),
+            format!("{} is a symlink in the root filesystem", plan.destination.display()),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn create(plan: &Plan, kind: &str, source: &str, data: &[&str], attributes: u64) -> Result<OwnedFd> {
+    let context = mount::fsopen(kind).map_err(failed(plan))?;
+    let set = |option: &str| {
+        let (key, value) = match option.split_once('=') {
+            Some((key, value)) => (key, Some(value)),
+            None => (option, None),
+        };
+        mount::fsconfig_set(context.as_fd(), key, value).map_err(|error| {
+            let log = mount::fs_log(context.as_fd());
+            Error::invalid_spec(
+                format!("mounts[{}].options", plan.index),
+                format!("{option:?} is refused by file system {kind} ({error}{}{log})", separator(&log)),
+            )
+        })
+    };
+    if source != "none" && !source.is_empty() {
+        mount::fsconfig_set(context.as_fd(), "source", Some(source)).map_err(failed(plan))?;
+    }
+    for option in data {
+        // devpts has always been a new instance since Linux 4.7; the option is gone from its new-style parser.
+        for part in option.split(',').filter(|part| !part.is_empty()) {
+            set(part)?;
+        }
+    }
+    if attributes & attr::RDONLY != 0 && !matches!(kind, "proc" | "sysfs" | "mqueue") {
+        set("ro")?;
+    }
+    mount::fsmount(context.as_fd(), attributes).map_err(|error| {
+        let log = mount::fs_log(context.as_fd());
+        if log.is_empty() { failed(plan)(error) } else { failed(plan)(std::io::Error::other(format!("{error}: {log}"))) }
+    })
+}
+
+fn separator(log: &str) -> &'static str {
+    if log.is_empty() { "" } else { ": " }
+}
+
+/// mount(2), for options that are longer than fsconfig(2) takes (overlay's lowerdir).
+fn by_mount_call(
+    plan: &Plan,
+    kind: &str,
+    source: &str,
+    data: &[&str],
+    root: BorrowedFd<'_>,
+) -> Result<()> {
+    let target = target::ensure(root, &plan.destination, Kind::Folder)?;
+    let target = format!("/proc/self/fd/{}", target.as_raw_fd());
+    let flags = if plan.is_read_only() { MsFlags::MS_RDONLY } else { MsFlags::empty() };
+    nix::mount::mount(Some(source), target.as_str(), Some(kind), flags, Some(data.join(",").as_str()))
+        .map_err(|errno| failed(plan)(errno.into()))?;
+    // The descriptor still names what lies below: the mount on top is found by its path.
+    let mounted = target::ensure(root, &plan.destination, Kind::Folder)?;
+    bind::apply(plan, mounted.as_fd()).map_err(failed(plan))
+}
+
+/// Copies what the mount covers into it.
+fn copy_up(plan: &Plan, from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
+    super::copy::tree(from, to).map_err(|error| {
+        Error::failed(format!("copy into mounts[{}]", plan.index), plan.destination.display(), error)
+    })
+}

@@ -1,0 +1,227 @@
+//! What the runtime and the process it makes say to each other over one socket until the process is ready.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
+use rkvm_oci::{Error, ExecFailure, Result};
+use serde::{Deserialize, Serialize};
+
+/// From the runtime to the process: the one step that it may take now. They come in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Go {
+    /// The user namespace has its mappings.
+    Mapped = b'm' as isize,
+    /// The process is in its cgroup.
+    InCgroup = b'c' as isize,
+    /// Hooks `prestart` and `createRuntime` have run.
+    HooksDone = b'h' as isize,
+    /// The seccomp listener has reached its agent.
+    ListenerSent = b's' as isize,
+}
+
+/// From the process to the runtime.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Report {
+    /// The intermediate process wants its new user namespace mapped.
+    MapMe,
+    /// The intermediate process has made the container's process, with this id.
+    Spawned(i32),
+    /// Everything is mounted: the hooks of the runtime's namespace may run.
+    Mounted,
+    /// A seccomp filter has been loaded; its listener is this descriptor of the process.
+    Listener(i32),
+    /// Only `execve` is left.
+    Ready,
+    /// It cannot go on.
+    Failed(Failure),
+}
+
+/// An [`Error`] on its way between two processes.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Failure {
+    /// [`Error::Failed`].
+    Failed {
+        /// The verb phrase.
+        action: String,
+        /// What it failed on.
+        target: String,
+        /// What to do next.
+        hint: Option<String>,
+        /// Error number of the cause, when it has one.
+        errno: Option<i32>,
+        /// The cause's text.
+        source: String,
+    },
+    /// [`Error::InvalidSpec`].
+    InvalidSpec {
+        /// The field.
+        field: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// [`Error::Unsupported`].
+    Unsupported {
+        /// The field or feature.
+        feature: String,
+        /// Why.
+        reason: String,
+    },
+    /// [`Error::Exec`].
+    Exec {
+        /// The program.
+        program: String,
+        /// Why.
+        failure: ExecFailure,
+    },
+    /// [`Error::Hook`].
+    Hook {
+        /// Which kind of hook.
+        kind: String,
+        /// Its program.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Failed { action, target, hint, source } => Self::Failed {
+                action: action.into_owned(),
+                target,
+                hint: hint.map(|hint| hint.into_owned()),
+                errno: source
+                    .downcast_ref::<std::io::Error>()
+                    .and_then(std::io::Error::raw_os_error)
+                    .or_else(|| source.downcast_ref::<nix::Error>().map(|errno| *errno as i32)),
+                source: source.to_string(),
+            },
+            Error::InvalidSpec { field, reason } => Self::InvalidSpec { field, reason },
+            Error::Unsupported { feature, reason } => Self::Unsupported { feature, reason },
+            Error::Exec { program, failure } => Self::Exec { program, failure },
+            Error::Hook { kind, path, reason } => Self::Hook { kind: kind.into_owned(), path, reason },
+            other => Self::Failed {
+                action: "prepare".to_owned(),
+                target: "the container".to_owned(),
+                hint: None,
+                errno: None,
+                source: other.to_string(),
+            },
+        }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Failed { action, target, hint, errno, source } => Self::Failed {
+                action: action.into(),
+                target,
+                hint: hint.map(Into::into),
+                source: match errno {
+                    Some(errno) => std::io::Error::from_raw_os_error(errno).into(),
+                    None => source.into(),
+                },
+            },
+            Failure::InvalidSpec { field, reason } => Self::InvalidSpec { field, reason },
+            Failure::Unsupported { feature, reason } => Self::Unsupported { feature, reason },
+            Failure::Exec { program, failure } => Self::Exec { program, failure },
+            Failure::Hook { kind, path, reason } => Self::Hook { kind: kind.into(), path, reason },
+        }
+    }
+}
+
+/// One end of the socket.
+#[derive(Debug)]
+pub struct Channel(OwnedFd);
+
+/// Longest message, bytes.
+const MAX_MESSAGE: usize = 16 << 10;
+
+impl Channel {
+    /// Both ends: the runtime's and the process's.
+    ///
+    /// # Errors
+    /// No descriptors are left.
+    pub fn pair() -> Result<(Self, Self)> {
+        let (one, other) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+                .map_err(|source| Error::failed("make", "a socket pair", source))?;
+        Ok((Self(one), Self(other)))
+    }
+
+    /// The same end, from another descriptor.
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// Gives the descriptor away.
+    pub fn into_fd(self) -> OwnedFd {
+        self.0
+    }
+
+    /// Lets the process take a step.
+    ///
+    /// # Errors
+    /// The process has ended; what [`Channel::receive`] says then is the better message.
+    pub fn go(&self, step: Go) -> nix::Result<()> {
+        let byte = [step as u8];
+        send(self.0.as_raw_fd(), &byte, MsgFlags::MSG_NOSIGNAL).map(drop)
+    }
+
+    /// Waits until the runtime allows `step`.
+    ///
+    /// # Errors
+    /// The runtime has ended.
+    pub fn wait_for(&self, step: Go) -> Result<()> {
+        let mut byte = [0u8];
+        loop {
+            match nix::unistd::read(&self.0, &mut byte) {
+                Ok(1) if byte[0] == step as u8 => return Ok(()),
+                Err(nix::Error::EINTR) => {}
+                _ => {
+                    return Err(Error::failed(
+                        "go on after the runtime ended at step",
+                        format!("{step:?}"),
+                        nix::Error::EPIPE,
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Sends a report, with write(2): after the seccomp filter is loaded that is the call which works.
+    ///
+    /// # Errors
+    /// The runtime has ended.
+    pub fn report(&self, report: &Report) -> Result<()> {
+        let text = serde_json::to_vec(report).unwrap_or_default();
+        nix::unistd::write(&self.0, &text)
+            .map(drop)
+            .map_err(|source| Error::failed("report to", "the runtime", source))
+    }
+
+    /// Waits for a report; `None` when the process has ended without one.
+    ///
+    /// # Errors
+    /// The socket failed or the message is not one of ours.
+    pub fn receive(&self) -> Result<Option<Report>> {
+        let mut buffer = vec![0u8; MAX_MESSAGE];
+        let length = loop {
+            match nix::unistd::read(&self.0, &mut buffer) {
+                Ok(length) => break length,
+                Err(nix::Error::EINTR) => {}
+                Err(nix::Error::ECONNRESET) => return Ok(None),
+                Err(source) => return Err(Error::failed("hear from", "the container's process", source)),
+            }
+        };
+        if length == 0 {
+            return Ok(None);
+        }
+        serde_json::from_slice(&buffer[..length])
+            .map(Some)
+            .map_err(|source| Error::failed("understand", "the container's process", source))
+    }
+}

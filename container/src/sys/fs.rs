@@ -1,0 +1,167 @@
+//! Files: resolution inside a root, descriptors.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+use super::{c_path, check};
+
+/// openat2(2): symlinks, `..` and absolute paths all stay below the starting folder.
+const RESOLVE_IN_ROOT: u64 = 0x10;
+/// openat2(2): `/proc/PID/fd/N` and the like are not followed.
+const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
+/// openat2(2): no mount point is crossed.
+const RESOLVE_NO_XDEV: u64 = 0x01;
+
+/// `struct open_how` of openat2(2).
+#[repr(C)]
+struct OpenHow {
+    flags: u64,
+    mode: u64,
+    resolve: u64,
+}
+
+fn openat2(dir: BorrowedFd<'_>, path: &Path, how: &OpenHow) -> io::Result<OwnedFd> {
+    let path = c_path(path)?;
+    loop {
+        // SAFETY: the path is NUL-terminated and `how` has the size that is passed.
+        let result = check(unsafe {
+            libc::syscall(
+                libc::SYS_openat2,
+                dir.as_raw_fd(),
+                path.as_ptr(),
+                how as *const OpenHow,
+                size_of::<OpenHow>(),
+            )
+        });
+        match result {
+            // SAFETY: the kernel has just given us this descriptor.
+            Ok(fd) => return Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }),
+            // EAGAIN: a rename on the host raced with `..`; the kernel asks for a retry.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Opens `path` as a process whose root is `root` would see it: no symlink, however it changes while this runs, leads
+/// out. Always close-on-exec.
+///
+/// # Errors
+/// As open(2).
+pub fn open_in_root(root: BorrowedFd<'_>, path: &Path, flags: i32) -> io::Result<OwnedFd> {
+    let how = OpenHow {
+        flags: (flags | libc::O_CLOEXEC) as u64,
+        mode: 0,
+        resolve: RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS,
+    };
+    openat2(root, path, &how)
+}
+
+/// Opens `path` below `dir` without leaving its file system, for folders whose file system is known (procfs).
+///
+/// # Errors
+/// As open(2); `EXDEV` when something is mounted in between.
+pub fn open_same_fs(dir: BorrowedFd<'_>, path: &Path, flags: i32) -> io::Result<OwnedFd> {
+    let how = OpenHow {
+        flags: (flags | libc::O_CLOEXEC) as u64,
+        mode: 0,
+        resolve: RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV,
+    };
+    openat2(dir, path, &how)
+}
+
+/// Marks every descriptor from `first` on close-on-exec.
+///
+/// # Errors
+/// A kernel before 5.11.
+pub fn cloexec_from(first: u32) -> io::Result<()> {
+    const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
+    // SAFETY: only a flag of descriptors changes.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_CLOEXEC) }).map(drop)
+}
+
+/// A descriptor that the caller passed to this process by number (`--preserve-fds`, `LISTEN_FDS`).
+///
+/// # Errors
+/// It is not open.
+pub fn dup_raw(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_DUPFD_CLOEXEC of any number is safe; the kernel says EBADF when it is not open.
+    let copy = check(libc::c_long::from(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) }))?;
+    // SAFETY: the kernel has just given us this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy as RawFd) })
+}
+
+/// Makes `fd` the descriptor `number` of this process, without close-on-exec.
+///
+/// # Errors
+/// As dup2(2).
+pub fn dup_to(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
+    if fd.as_raw_fd() == number {
+        // SAFETY: only a flag of a descriptor that the caller holds changes.
+        return check(libc::c_long::from(unsafe { libc::fcntl(number, libc::F_SETFD, 0) })).map(drop);
+    }
+    // SAFETY: callers pass 0, 1 or 2, which no OwnedFd of this program wraps.
+    check(libc::c_long::from(unsafe { libc::dup2(fd.as_raw_fd(), number) })).map(drop)
+}
+
+/// Takes `fd` out of the way of the numbers below `first`, close-on-exec.
+///
+/// # Errors
+/// No descriptor is free.
+pub fn move_above(fd: OwnedFd, first: RawFd) -> io::Result<OwnedFd> {
+    if fd.as_raw_fd() >= first {
+        return Ok(fd);
+    }
+    // SAFETY: a copy of a descriptor that we hold.
+    let copy =
+        check(libc::c_long::from(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, first) }))?;
+    // SAFETY: the kernel has just given us this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy as RawFd) })
+}
+
+/// Path of the current directory as the kernel tells it, for the check that it is inside the root: the kernel answers
+/// `(unreachable)...` for a folder outside (CVE-2024-21626).
+///
+/// # Errors
+/// The folder has been deleted.
+pub fn cwd_is_reachable() -> io::Result<bool> {
+    let mut buffer = [0u8; 4096];
+    // SAFETY: the kernel writes at most the buffer's length.
+    let length =
+        match check(unsafe { libc::syscall(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()) }) {
+            Ok(length) => length as usize,
+            // A path longer than the buffer still begins inside the root or does not.
+            Err(error) => return Err(error),
+        };
+    Ok(length > 0 && buffer[0] == b'/')
+}
+
+/// Copies descriptor `number` of another process (pidfd_getfd(2)).
+///
+/// # Errors
+/// It is not open there, or ptrace(2) of the process would not be allowed.
+pub fn take_from(process: BorrowedFd<'_>, number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers.
+    let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) })?;
+    // SAFETY: the kernel has just given us this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Whether `fd` is a character device with these numbers.
+///
+/// # Errors
+/// As fstat(2).
+pub fn is_device(fd: BorrowedFd<'_>, major: u64, minor: u64) -> io::Result<bool> {
+    let status = nix::sys::stat::fstat(fd)?;
+    let character = status.st_mode & libc::S_IFMT == libc::S_IFCHR;
+    Ok(character && status.st_rdev == nix::sys::stat::makedev(major, minor))
+}
+
+/// Whether `fd` is the multiplexer of pseudoterminals (character device 5:2).
+///
+/// # Errors
+/// As fstat(2).
+pub fn is_ptmx(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    is_device(fd, 5, 2)
+}
