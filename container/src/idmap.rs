@@ -11,10 +11,7 @@ use crate::sys::spawn::{self, Parent, Side};
 
 /// The kernel's form of a mapping table.
 fn table(mappings: &[LinuxIdMapping]) -> String {
-    mappings
-        .iter()
-        .map(|map| format!("{} {} {}\n", map.container_id(), map.host_id(), map.size()))
-        .collect()
+    mappings.iter().map(|map| format!("{} {} {}\n", map.container_id(), map.host_id(), map.size())).collect()
 }
 
 /// Writes the mappings of the user namespace that process `pid` is the first of. Without CAP_SETUID in this namespace

@@ -1,12 +1,27 @@
 //! Isolation backend: namespaces, cgroups, capabilities and seccomp.
 
+mod capabilities;
 pub mod cgroup;
+mod create;
+mod exec;
+mod idmap;
+mod init;
+mod memory_policy;
+mod mounts;
+mod namespaces;
+mod process;
 pub mod seccomp;
+mod sync;
+mod sys;
+mod validate;
+mod workload;
 
 use std::path::Path;
 
 use oci_spec::runtime::Features;
-use rkvm_oci::{Backend, CreateRequest, Error, Isolation, Record, Result, Workload};
+use rkvm_oci::{Backend, CreateRequest, Isolation, Record, Result, Workload};
+
+use workload::Container;
 
 /// The container backend.
 #[derive(Debug, Default)]
@@ -32,11 +47,41 @@ impl Backend for ContainerBackend {
         Features::default()
     }
 
-    fn create(&self, _request: CreateRequest<'_>) -> Result<Box<dyn Workload>> {
-        Err(Error::unsupported("create", "the container backend is not built yet"))
+    fn create(&self, request: CreateRequest<'_>) -> Result<Box<dyn Workload>> {
+        let (id, bundle, state_dir) = (request.id, request.bundle, request.state_dir);
+        let created = create::create(request)?;
+        Ok(Box::new(Container::created(id, &bundle.path, state_dir, created)))
     }
 
-    fn open(&self, _record: &Record, _state_dir: &Path) -> Result<Box<dyn Workload>> {
-        Err(Error::unsupported("open", "the container backend is not built yet"))
+    fn open(&self, record: &Record, state_dir: &Path) -> Result<Box<dyn Workload>> {
+        Ok(Box::new(Container::open(record, state_dir)?))
     }
+}
+
+/// A pidfd of process `pid`.
+///
+/// # Errors
+/// There is no such process.
+pub fn pidfd(pid: i32) -> std::io::Result<std::os::fd::OwnedFd> {
+    sys::spawn::pidfd_open(pid)
+}
+
+/// Receives the descriptor that comes over a socket (SCM_RIGHTS), such as a terminal's master.
+///
+/// # Errors
+/// The socket is closed, or the message has no descriptor.
+pub fn receive_fd(socket: std::os::fd::BorrowedFd<'_>) -> std::io::Result<std::os::fd::OwnedFd> {
+    sys::fs::receive(socket)
+}
+
+/// Gives a terminal the size of another.
+///
+/// # Errors
+/// One of the two is no terminal.
+pub fn copy_terminal_size(
+    from: std::os::fd::BorrowedFd<'_>,
+    to: std::os::fd::BorrowedFd<'_>,
+) -> std::io::Result<()> {
+    let (rows, columns) = sys::pty::size(from)?;
+    sys::pty::set_size(to, rows, columns)
 }

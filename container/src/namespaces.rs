@@ -94,11 +94,7 @@ impl Namespaces {
             if own.is_ok_and(|own| own.ino() == there.ino() && own.dev() == there.dev()) {
                 continue;
             }
-            namespaces.joined.push(Joined {
-                flag,
-                fd: file.into(),
-                path: path.display().to_string(),
-            });
+            namespaces.joined.push(Joined { flag, fd: file.into(), path: path.display().to_string() });
         }
         namespaces.joined.sort_by_key(|joined| joined.flag != libc::CLONE_NEWUSER);
         Ok(namespaces)

@@ -4,7 +4,8 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use oci_spec::runtime::{
-    IOPriorityClass, LinuxPersonalityDomain, LinuxSchedulerFlag, LinuxSchedulerPolicy, PosixRlimitType, Process, Spec,
+    IOPriorityClass, LinuxPersonalityDomain, LinuxSchedulerFlag, LinuxSchedulerPolicy, PosixRlimitType,
+    Process, Spec,
 };
 use rkvm_oci::{Error, Result};
 
@@ -135,7 +136,8 @@ impl Plan {
         sys::set_uid(user.uid()).map_err(failed("process.user.uid"))?;
         if entered.is_err() {
             // A folder on a network file system may be open to the user and closed to root.
-            nix::unistd::chdir(cwd).map_err(|source| Error::failed("enter process.cwd", cwd.display(), source))?;
+            nix::unistd::chdir(cwd)
+                .map_err(|source| Error::failed("enter process.cwd", cwd.display(), source))?;
         }
         // CVE-2024-21626: a descriptor of the host's, left open, could have been the way in.
         if !fs::cwd_is_reachable().unwrap_or(false) {
@@ -223,7 +225,10 @@ fn scheduler(process: &Process) -> Result<Option<sys::SchedAttr>> {
         LinuxSchedulerPolicy::SchedRr => 2,
         LinuxSchedulerPolicy::SchedBatch => 3,
         LinuxSchedulerPolicy::SchedIso => {
-            return Err(Error::unsupported("process.scheduler.policy SCHED_ISO", "Linux does not implement it"));
+            return Err(Error::unsupported(
+                "process.scheduler.policy SCHED_ISO",
+                "Linux does not implement it",
+            ));
         }
         LinuxSchedulerPolicy::SchedIdle => 5,
         LinuxSchedulerPolicy::SchedDeadline => 6,
@@ -293,7 +298,10 @@ fn label(process: &Process) -> Result<Option<(Module, String)>> {
             return Ok(None);
         }
         if !Module::AppArmor.is_there() {
-            return Err(Error::unsupported("process.apparmorProfile", "this host's kernel runs without AppArmor"));
+            return Err(Error::unsupported(
+                "process.apparmorProfile",
+                "this host's kernel runs without AppArmor",
+            ));
         }
         return Ok(Some((Module::AppArmor, profile)));
     }

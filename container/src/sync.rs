@@ -146,20 +146,19 @@ impl Channel {
     /// # Errors
     /// No descriptors are left.
     pub fn pair() -> Result<(Self, Self)> {
-        let (one, other) =
-            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
-                .map_err(|source| Error::failed("make", "a socket pair", source))?;
+        let (one, other) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+            .map_err(|source| Error::failed("make", "a socket pair", source))?;
         Ok((Self(one), Self(other)))
     }
 
-    /// The same end, from another descriptor.
-    pub fn from_fd(fd: OwnedFd) -> Self {
-        Self(fd)
-    }
-
-    /// Gives the descriptor away.
-    pub fn into_fd(self) -> OwnedFd {
-        self.0
+    /// Moves its descriptor.
+    ///
+    /// # Errors
+    /// Those of `change`.
+    pub fn change(&mut self, change: &mut dyn FnMut(OwnedFd) -> Result<OwnedFd>) -> Result<()> {
+        let copy = self.0.try_clone().map_err(|source| Error::failed("move", "a socket", source))?;
+        self.0 = change(copy)?;
+        Ok(())
     }
 
     /// Lets the process take a step.

@@ -27,13 +27,19 @@ pub fn check(spec: &Spec, namespaces: &Namespaces) -> Result<()> {
         ("domainname", spec.domainname().is_some(), libc::CLONE_NEWUTS),
     ] {
         if set && !namespaces.has(flag) {
-            return Err(Error::invalid_spec(field, "set without a uts namespace; it would change the host's"));
+            return Err(Error::invalid_spec(
+                field,
+                "set without a uts namespace; it would change the host's",
+            ));
         }
     }
     let Some(linux) = spec.linux() else { return Ok(()) };
     let given = |list: Option<usize>| list.is_some_and(|length| length > 0);
     if given(linux.net_devices().as_ref().map(|devices| devices.len())) {
-        return Err(Error::unsupported("linux.netDevices", "move the device into the network namespace beforehand"));
+        return Err(Error::unsupported(
+            "linux.netDevices",
+            "move the device into the network namespace beforehand",
+        ));
     }
     if linux.intel_rdt().is_some() {
         return Err(Error::unsupported("linux.intelRdt", "resource director technology is not built"));
@@ -64,7 +70,10 @@ pub fn check(spec: &Spec, namespaces: &Namespaces) -> Result<()> {
             ("root.readonly", read_only),
         ] {
             if set {
-                return Err(Error::invalid_spec(field, "set without a mount namespace; it would change the host"));
+                return Err(Error::invalid_spec(
+                    field,
+                    "set without a mount namespace; it would change the host",
+                ));
             }
         }
     }

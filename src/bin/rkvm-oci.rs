@@ -1,3 +1,7 @@
 //! `rkvm-oci`, the OCI runtime: runc's words and flags.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(rkvm::oci::main())
+}

@@ -183,7 +183,12 @@ fn bind(root: BorrowedFd<'_>, device: &Device) -> Result<()> {
     let numbers = makedev(device.major, device.minor);
     if there.st_mode & libc::S_IFMT != device.kind || there.st_rdev != numbers {
         return Err(Error::unsupported(
-            format!("device {} ({}:{}) in a user namespace", device.path.display(), device.major, device.minor),
+            format!(
+                "device {} ({}:{}) in a user namespace",
+                device.path.display(),
+                device.major,
+                device.minor
+            ),
             "the host's file of that path is another device",
         ));
     }
@@ -191,11 +196,11 @@ fn bind(root: BorrowedFd<'_>, device: &Device) -> Result<()> {
     mount::attach(tree.as_fd(), target.as_fd()).map_err(error)
 }
 
-/// A terminal of the container's own devpts: its master, and its slave, which is also mounted on /dev/console.
+/// A terminal of the container's own devpts: its master and its slave.
 ///
 /// # Errors
 /// The container has no devpts.
-pub fn console(root: BorrowedFd<'_>, size: Option<(u16, u16)>) -> Result<(OwnedFd, OwnedFd)> {
+pub fn terminal(root: BorrowedFd<'_>, size: Option<(u16, u16)>) -> Result<(OwnedFd, OwnedFd)> {
     let path = Path::new("/dev/pts/ptmx");
     let open = |source| {
         Error::failed("open", path.display(), source)
@@ -211,12 +216,19 @@ pub fn console(root: BorrowedFd<'_>, size: Option<(u16, u16)>) -> Result<(OwnedF
     if let Some((rows, columns)) = size {
         pty::set_size(slave.as_fd(), rows, columns).map_err(open)?;
     }
+    Ok((master, slave))
+}
+
+/// Mounts the slave of the container's terminal on /dev/console.
+///
+/// # Errors
+/// The mount point cannot be made.
+pub fn console(root: BorrowedFd<'_>, slave: BorrowedFd<'_>) -> Result<()> {
     let console = Path::new("/dev/console");
     let error = |source| Error::failed("make", console.display(), source);
-    let tree = mount::clone_tree(slave.as_fd(), Path::new(""), Depth::One).map_err(error)?;
+    let tree = mount::clone_tree(slave, Path::new(""), Depth::One).map_err(error)?;
     let target = target::ensure(root, console, Kind::File)?;
-    mount::attach(tree.as_fd(), target.as_fd()).map_err(error)?;
-    Ok((master, slave))
+    mount::attach(tree.as_fd(), target.as_fd()).map_err(error)
 }
 
 /// Sends a terminal's master to the caller (runc's console socket protocol: the descriptor with its name as data).

@@ -50,9 +50,16 @@ impl Gate {
         Ok(Self { start: open(START)?, result: open(RESULT)? })
     }
 
-    /// From descriptors that have been moved.
-    pub fn map(self, mut change: impl FnMut(OwnedFd) -> Result<OwnedFd>) -> Result<Self> {
-        Ok(Self { start: change(self.start.into())?.into(), result: change(self.result.into())?.into() })
+    /// Moves its descriptors.
+    ///
+    /// # Errors
+    /// Those of `change`.
+    pub fn change(&mut self, change: &mut dyn FnMut(OwnedFd) -> Result<OwnedFd>) -> Result<()> {
+        for file in [&mut self.start, &mut self.result] {
+            let copy = file.try_clone().map_err(|source| Error::failed("move", "a fifo", source))?;
+            *file = change(copy.into())?.into();
+        }
+        Ok(())
     }
 
     /// Waits for `start`.

@@ -54,6 +54,8 @@ pub struct Context<'a> {
     pub keyring: Keyring,
     /// Where it waits for `start`.
     pub gate: Gate,
+    /// Whether its new user namespace has its mappings already.
+    pub mapped: bool,
     /// Its state, for the hooks that it runs itself; its process id is filled in.
     pub state: serde_json::Value,
 }
@@ -69,8 +71,16 @@ pub fn has_runtime_hooks(spec: &Spec) -> bool {
 }
 
 /// Goes all the way to the user's program. Never returns.
-pub fn run(mut context: Context<'_>, channel: Channel) -> ! {
-    let program = match prepare(&mut context, &channel) {
+pub fn run(mut context: Context<'_>, mut channel: Channel) -> ! {
+    let done = prepare(&mut context, &mut channel).and_then(|program| {
+        // With a listener, the runtime must pass it on while it is still there.
+        if let Some(filter) = late_filter(&context).filter(|filter| filter.listener().is_some()) {
+            load(filter, &channel)?;
+        }
+        channel.report(&Report::Ready)?;
+        Ok(program)
+    });
+    let program = match done {
         Ok(program) => program,
         Err(error) => {
             // Without anybody to tell, the exit code must do.
@@ -78,22 +88,11 @@ pub fn run(mut context: Context<'_>, channel: Channel) -> ! {
             spawn::exit_now(1);
         }
     };
-    let late_filter = context.filter.as_ref().filter(|_| context.process.no_new_privileges());
-    // With a listener, the runtime must pass it on while it is still there.
-    if let Some(filter) = late_filter.filter(|filter| filter.listener().is_some())
-        && let Err(error) = load(filter, &channel)
-    {
-        let _ = channel.report(&Report::Failed(Failure::from(error)));
-        spawn::exit_now(1);
-    }
-    if channel.report(&Report::Ready).is_err() {
-        spawn::exit_now(1);
-    }
     drop(channel);
     if context.gate.wait().is_err() {
         spawn::exit_now(1);
     }
-    let error = match last_steps(&context, late_filter.filter(|filter| filter.listener().is_none())) {
+    let error = match last_steps(&context) {
         Ok(()) => program.execute(),
         Err(error) => error,
     };
@@ -102,12 +101,17 @@ pub fn run(mut context: Context<'_>, channel: Channel) -> ! {
     spawn::exit_now(code);
 }
 
+/// The filter, where it is loaded last: possible with no_new_privs only.
+fn late_filter<'a>(context: &'a Context<'_>) -> Option<&'a Filter> {
+    context.filter.as_ref().filter(|_| context.process.no_new_privileges())
+}
+
 /// After `start`: the hook, and the filter as late as can be so that it need not allow what the runtime itself does.
-fn last_steps(context: &Context<'_>, filter: Option<&Filter>) -> Result<()> {
+fn last_steps(context: &Context<'_>) -> Result<()> {
     if let Some(hooks) = context.spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_ref()) {
         hooks::run("startContainer", Some(hooks), &state(context, "created"))?;
     }
-    if let Some(filter) = filter {
+    if let Some(filter) = late_filter(context).filter(|filter| filter.listener().is_none()) {
         filter.load().map_err(|source| Error::failed("load", "linux.seccomp", source))?;
     }
     Ok(())
@@ -122,16 +126,18 @@ fn state(context: &Context<'_>, status: &str) -> serde_json::Value {
     state
 }
 
-fn prepare(context: &mut Context<'_>, channel: &Channel) -> Result<Program> {
+fn prepare(context: &mut Context<'_>, channel: &mut Channel) -> Result<Program> {
     let namespaces = context.namespaces;
-    if namespaces.new & libc::CLONE_NEWUSER != 0 {
+    if namespaces.new & libc::CLONE_NEWUSER != 0 && !context.mapped {
         channel.wait_for(Go::Mapped)?;
     }
     if namespaces.has(libc::CLONE_NEWUSER) {
-        become_root_inside(context)?;
+        become_root_inside()?;
     }
-    // Whoever is in the container already (a joined pid namespace) must not reach the host through this process.
-    sys::not_dumpable().map_err(|source| Error::failed("protect", "the init process", source))?;
+    if namespaces.new & libc::CLONE_NEWPID == 0 {
+        // Whoever is in that pid namespace already must not reach the host through this process.
+        sys::not_dumpable().map_err(|source| Error::failed("protect", "the init process", source))?;
+    }
     sys::reset_signals();
     // A process that leads a session already (started by clone3, never) would be told EPERM.
     nix::unistd::setsid().map_err(|source| Error::failed("make", "a session", source))?;
@@ -152,8 +158,7 @@ fn prepare(context: &mut Context<'_>, channel: &Channel) -> Result<Program> {
         streams(context, None)?;
     }
     context.process.privileged()?;
-    fs::cloexec_from(3 + context.preserve_fds)
-        .map_err(|source| Error::failed("close", "the runtime's descriptors", source))?;
+    keep_only(context, channel)?;
     if let Some(filter) = &context.filter
         && !context.process.no_new_privileges()
     {
@@ -168,7 +173,7 @@ fn prepare(context: &mut Context<'_>, channel: &Channel) -> Result<Program> {
     Program::find(&context.process.process)
 }
 
-fn become_root_inside(context: &Context<'_>) -> Result<()> {
+fn become_root_inside() -> Result<()> {
     let error = |source| {
         Error::failed("become root of", "the user namespace", source)
             .hint("linux.uidMappings and gidMappings must map container id 0")
@@ -226,8 +231,7 @@ fn file_systems(context: &mut Context<'_>, channel: &Channel, in_cgroup: &mut bo
         host_dev |= matches!(plan.source, Source::Bind(..)) && plan.destination.components().eq(dev_path());
     }
     if !host_dev {
-        let making =
-            if namespaces.has(libc::CLONE_NEWUSER) { Making::Bind } else { Making::Mknod };
+        let making = if namespaces.has(libc::CLONE_NEWUSER) { Making::Bind } else { Making::Mknod };
         devices::make(root, &context.devices, making)?;
     }
     streams(context, Some(root))?;
@@ -322,6 +326,25 @@ fn run_hooks(context: &Context<'_>, channel: &Channel) -> Result<()> {
     }
 }
 
+/// Closes every descriptor but the streams, those that the program is to inherit, and the three that are needed up to execve. Not
+/// only on execve: the lock on the state folder is among them, and the process may wait for `start` for long.
+fn keep_only(context: &mut Context<'_>, channel: &mut Channel) -> Result<()> {
+    let error = |source| Error::failed("close", "the runtime's descriptors", source);
+    let first = 3 + context.preserve_fds as i32;
+    let kept = 3;
+    let mut next = first;
+    // Out of the way first, so that none is overwritten by another on its way down.
+    let mut place = |fd: OwnedFd| -> Result<OwnedFd> {
+        let above = fs::move_above(fd, first + kept).map_err(error)?;
+        let placed = fs::dup_to_cloexec(above, next).map_err(error)?;
+        next += 1;
+        Ok(placed)
+    };
+    context.gate.change(&mut place)?;
+    channel.change(&mut place)?;
+    fs::close_from((first + kept) as u32).map_err(error)
+}
+
 /// Puts the process's streams in place.
 fn streams(context: &Context<'_>, root: Option<BorrowedFd<'_>>) -> Result<()> {
     let place = |fd: BorrowedFd<'_>, number: i32| {
@@ -339,7 +362,8 @@ fn streams(context: &Context<'_>, root: Option<BorrowedFd<'_>>) -> Result<()> {
             "set without a mount namespace, which its devpts needs",
         )),
         (Stdio::Terminal { console }, Some(root)) => {
-            let (master, slave) = devices::console(root, console_size(&context.process))?;
+            let (master, slave) = devices::terminal(root, console_size(&context.process))?;
+            devices::console(root, slave.as_fd())?;
             terminal(master, slave, console.as_fd())
         }
     }
@@ -347,7 +371,7 @@ fn streams(context: &Context<'_>, root: Option<BorrowedFd<'_>>) -> Result<()> {
 
 /// Size of the terminal as configured: rows and columns.
 pub fn console_size(process: &Plan) -> Option<(u16, u16)> {
-    let size = process.process.console_size().as_ref()?;
+    let size = process.process.console_size()?;
     let clamp = |value: u64| u16::try_from(value).unwrap_or(u16::MAX);
     Some((clamp(size.height()), clamp(size.width())))
 }

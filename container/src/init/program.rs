@@ -66,7 +66,8 @@ impl Program {
     /// Executes it; returns only when that failed.
     pub fn execute(&self) -> Error {
         let error = sys::process::execve(&self.path, &self.arguments, &self.environment);
-        let program = self.arguments.first().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        let program =
+            self.arguments.first().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         Error::Exec { program, failure: failure(&error) }
     }
 }

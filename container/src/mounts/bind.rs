@@ -59,9 +59,8 @@ fn set_ids(plan: &Plan, tree: BorrowedFd<'_>, userns: BorrowedFd<'_>, depth: Dep
 }
 
 fn attributes(plan: &Plan, tree: BorrowedFd<'_>, source: &Path) -> Result<()> {
-    let failed = |error| {
-        Error::failed(format!("set the options of mounts[{}]", plan.index), source.display(), error)
-    };
+    let failed =
+        |error| Error::failed(format!("set the options of mounts[{}]", plan.index), source.display(), error);
     // Without an option the copy takes part in nothing that the container does, but sees what the host mounts later: it would
     // otherwise be a peer of the host's mount.
     let slave = MountAttr { propagation: libc::MS_SLAVE, ..MountAttr::default() };

@@ -42,7 +42,9 @@ fn hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
         let (Some(root), Some(mount_point)) = (left.next(), left.next()) else { continue };
         let options = options
             .split(',')
-            .filter(|option| kind == "cgroup" && !NOT_CONTROLLERS.contains(option) && !option.contains("release_agent"))
+            .filter(|option| {
+                kind == "cgroup" && !NOT_CONTROLLERS.contains(option) && !option.contains("release_agent")
+            })
             .map(str::to_owned)
             .collect::<Vec<_>>();
         if found.iter().all(|known| known.options != options) {
@@ -53,7 +55,8 @@ fn hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
 }
 
 /// Superblock options of a v1 hierarchy that name no controller.
-const NOT_CONTROLLERS: &[&str] = &["rw", "ro", "xattr", "clone_children", "noprefix", "cpuset_v2_mode", "favordynmods", "none"];
+const NOT_CONTROLLERS: &[&str] =
+    &["rw", "ro", "xattr", "clone_children", "noprefix", "cpuset_v2_mode", "favordynmods", "none"];
 
 /// Path of this process in each hierarchy, by its controllers (`""` for v2), from /proc/self/cgroup.
 fn own_paths(text: &str) -> HashMap<String, String> {
@@ -103,7 +106,8 @@ pub fn mount(plan: &Plan, place: Place<'_>) -> Result<()> {
         let tree = one(plan, hierarchy, &own, place)?;
         let mode = nix::sys::stat::Mode::from_bits_truncate(0o755);
         nix::sys::stat::mkdirat(tmpfs.as_fd(), Path::new(name), mode).map_err(|errno| error(errno.into()))?;
-        let below = crate::sys::fs::open_in_root(tmpfs.as_fd(), Path::new(name), libc::O_PATH).map_err(&error)?;
+        let below =
+            crate::sys::fs::open_in_root(tmpfs.as_fd(), Path::new(name), libc::O_PATH).map_err(&error)?;
         mount::attach(tree.as_fd(), below.as_fd()).map_err(&error)?;
         if hierarchy.options.len() > 1 {
             for controller in &hierarchy.options {
@@ -122,7 +126,12 @@ pub fn mount(plan: &Plan, place: Place<'_>) -> Result<()> {
 }
 
 /// One hierarchy as the container sees it, not attached yet.
-fn one(plan: &Plan, hierarchy: &Hierarchy, own: &HashMap<String, String>, place: Place<'_>) -> Result<OwnedFd> {
+fn one(
+    plan: &Plan,
+    hierarchy: &Hierarchy,
+    own: &HashMap<String, String>,
+    place: Place<'_>,
+) -> Result<OwnedFd> {
     let what = hierarchy.options.join(",");
     let tree = if place.cgroup_namespace {
         let v2 = hierarchy.options.is_empty();

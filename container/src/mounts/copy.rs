@@ -19,7 +19,13 @@ pub fn tree(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
     let listed = openat(from, ".", flags, Mode::empty())?;
     let status = fstatat(from, ".", AtFlags::empty())?;
     let to = openat(to, ".", flags, Mode::empty())?;
-    fchownat(to.as_fd(), ".", Some(Uid::from_raw(status.st_uid)), Some(Gid::from_raw(status.st_gid)), AtFlags::empty())?;
+    fchownat(
+        to.as_fd(),
+        ".",
+        Some(Uid::from_raw(status.st_uid)),
+        Some(Gid::from_raw(status.st_gid)),
+        AtFlags::empty(),
+    )?;
     fchmod(to.as_fd(), Mode::from_bits_truncate(status.st_mode & 0o7777))?;
     let mut folder = Dir::from_fd(listed)?;
     let names: Vec<_> = folder

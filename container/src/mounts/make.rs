@@ -10,7 +10,7 @@ use rkvm_oci::{Error, Result};
 use super::options::{Plan, Source};
 use super::target::{self, Kind};
 use super::{bind, cgroup};
-use crate::sys::mount::{self, Depth, MountAttr, attr};
+use crate::sys::mount::{self, MountAttr, attr};
 
 /// Longest value that fsconfig(2) takes, bytes.
 const MAX_VALUE: usize = 255;
@@ -168,7 +168,11 @@ fn create(plan: &Plan, kind: &str, source: &str, data: &[&str], attributes: u64)
     }
     mount::fsmount(context.as_fd(), attributes).map_err(|error| {
         let log = mount::fs_log(context.as_fd());
-        if log.is_empty() { failed(plan)(error) } else { failed(plan)(std::io::Error::other(format!("{error}: {log}"))) }
+        if log.is_empty() {
+            failed(plan)(error)
+        } else {
+            failed(plan)(std::io::Error::other(format!("{error}: {log}")))
+        }
     })
 }
 
@@ -177,13 +181,7 @@ fn separator(log: &str) -> &'static str {
 }
 
 /// mount(2), for options that are longer than fsconfig(2) takes (overlay's lowerdir).
-fn by_mount_call(
-    plan: &Plan,
-    kind: &str,
-    source: &str,
-    data: &[&str],
-    root: BorrowedFd<'_>,
-) -> Result<()> {
+fn by_mount_call(plan: &Plan, kind: &str, source: &str, data: &[&str], root: BorrowedFd<'_>) -> Result<()> {
     let target = target::ensure(root, &plan.destination, Kind::Folder)?;
     let target = format!("/proc/self/fd/{}", target.as_raw_fd());
     let flags = if plan.is_read_only() { MsFlags::MS_RDONLY } else { MsFlags::empty() };

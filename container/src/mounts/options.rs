@@ -98,7 +98,11 @@ pub fn known() -> Vec<String> {
     let mut names: Vec<String> = attributes
         .clone()
         .map(str::to_owned)
-        .chain(attributes.filter(|name| *name != "nosymfollow" && *name != "symfollow").map(|name| format!("r{name}")))
+        .chain(
+            attributes
+                .filter(|name| *name != "nosymfollow" && *name != "symfollow")
+                .map(|name| format!("r{name}")),
+        )
         .chain(SUPERBLOCK.iter().chain(IGNORED).map(|name| (*name).to_owned()))
         .chain(PROPAGATION.iter().map(|(name, ..)| (*name).to_owned()))
         .chain(["bind", "rbind", "remount", "idmap", "ridmap", "tmpcopyup"].map(str::to_owned))
@@ -211,6 +215,11 @@ impl Plan {
         }
     }
 
+    /// Whether its ids are mapped into the container's own user namespace.
+    pub fn wants_container_ids(&self) -> bool {
+        matches!(self.idmap, Some(IdMap::Container(_)))
+    }
+
     /// Whether the mount itself is read-only.
     pub fn is_read_only(&self) -> bool {
         (self.attributes.set | self.recursive.set) & attr::RDONLY != 0
@@ -243,8 +252,14 @@ mod tests {
         for (json, field) in [
             (serde_json::json!({"destination": "/x"}), "mounts[0].type"),
             (serde_json::json!({"destination": "/x", "type": "bind"}), "mounts[0].source"),
-            (serde_json::json!({"destination": "/x", "type": "bind", "source": "/y", "options": ["size=1"]}), "mounts[0].options"),
-            (serde_json::json!({"destination": "/x", "type": "proc", "options": ["idmap"]}), "mounts[0].options"),
+            (
+                serde_json::json!({"destination": "/x", "type": "bind", "source": "/y", "options": ["size=1"]}),
+                "mounts[0].options",
+            ),
+            (
+                serde_json::json!({"destination": "/x", "type": "proc", "options": ["idmap"]}),
+                "mounts[0].options",
+            ),
             (serde_json::json!({"destination": "", "type": "proc"}), "mounts[0].destination"),
         ] {
             let error = plan(json).unwrap_err().to_string();
@@ -254,7 +269,8 @@ mod tests {
 
     #[test]
     fn a_relative_source_is_relative_to_the_bundle() {
-        let plan = plan(serde_json::json!({"destination": "/x", "source": "data", "options": ["rbind"]})).unwrap();
+        let plan =
+            plan(serde_json::json!({"destination": "/x", "source": "data", "options": ["rbind"]})).unwrap();
         assert_eq!(plan.source, Source::Bind("/b/data".into(), Depth::Tree));
     }
 }

@@ -71,27 +71,6 @@ pub fn open_same_fs(dir: BorrowedFd<'_>, path: &Path, flags: i32) -> io::Result<
     openat2(dir, path, &how)
 }
 
-/// Marks every descriptor from `first` on close-on-exec.
-///
-/// # Errors
-/// A kernel before 5.11.
-pub fn cloexec_from(first: u32) -> io::Result<()> {
-    const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
-    // SAFETY: only a flag of descriptors changes.
-    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_CLOEXEC) }).map(drop)
-}
-
-/// A descriptor that the caller passed to this process by number (`--preserve-fds`, `LISTEN_FDS`).
-///
-/// # Errors
-/// It is not open.
-pub fn dup_raw(fd: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: F_DUPFD_CLOEXEC of any number is safe; the kernel says EBADF when it is not open.
-    let copy = check(libc::c_long::from(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) }))?;
-    // SAFETY: the kernel has just given us this descriptor.
-    Ok(unsafe { OwnedFd::from_raw_fd(copy as RawFd) })
-}
-
 /// Makes `fd` the descriptor `number` of this process, without close-on-exec.
 ///
 /// # Errors
@@ -103,6 +82,27 @@ pub fn dup_to(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
     }
     // SAFETY: callers pass 0, 1 or 2, which no OwnedFd of this program wraps.
     check(libc::c_long::from(unsafe { libc::dup2(fd.as_raw_fd(), number) })).map(drop)
+}
+
+/// Makes `fd` the descriptor `number`, close-on-exec. What had that number is closed, and must have no other owner.
+///
+/// # Errors
+/// As dup3(2).
+pub fn dup_to_cloexec(fd: OwnedFd, number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the caller answers for `number`, and `fd` differs from it (dup3 says EINVAL otherwise).
+    check(libc::c_long::from(unsafe { libc::dup3(fd.as_raw_fd(), number, libc::O_CLOEXEC) }))?;
+    // SAFETY: dup3 has just made this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Closes every descriptor from `first` on. Owners of such descriptors must never be dropped: for a process that only goes on
+/// to execve or _exit.
+///
+/// # Errors
+/// A kernel before 5.9.
+pub fn close_from(first: u32) -> io::Result<()> {
+    // SAFETY: callers keep no owner that is dropped later.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }).map(drop)
 }
 
 /// Takes `fd` out of the way of the numbers below `first`, close-on-exec.
@@ -128,12 +128,11 @@ pub fn move_above(fd: OwnedFd, first: RawFd) -> io::Result<OwnedFd> {
 pub fn cwd_is_reachable() -> io::Result<bool> {
     let mut buffer = [0u8; 4096];
     // SAFETY: the kernel writes at most the buffer's length.
-    let length =
-        match check(unsafe { libc::syscall(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()) }) {
-            Ok(length) => length as usize,
-            // A path longer than the buffer still begins inside the root or does not.
-            Err(error) => return Err(error),
-        };
+    let length = match check(unsafe { libc::syscall(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()) }) {
+        Ok(length) => length as usize,
+        // A path longer than the buffer still begins inside the root or does not.
+        Err(error) => return Err(error),
+    };
     Ok(length > 0 && buffer[0] == b'/')
 }
 
@@ -164,4 +163,26 @@ pub fn is_device(fd: BorrowedFd<'_>, major: u64, minor: u64) -> io::Result<bool>
 /// As fstat(2).
 pub fn is_ptmx(fd: BorrowedFd<'_>) -> io::Result<bool> {
     is_device(fd, 5, 2)
+}
+
+/// Receives the descriptor that comes over a socket (SCM_RIGHTS), close-on-exec.
+///
+/// # Errors
+/// The socket is closed, or the message has no descriptor.
+pub fn receive(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+    let mut data = [0u8; 256];
+    let mut parts = [io::IoSliceMut::new(&mut data)];
+    let mut space = nix::cmsg_space!([RawFd; 1]);
+    let message =
+        recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let missing = || io::Error::from(io::ErrorKind::UnexpectedEof);
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(fds) = control {
+            let fd = *fds.first().ok_or_else(missing)?;
+            // SAFETY: the kernel has just made this descriptor for us; the buffer has room for one only.
+            return Ok(unsafe { OwnedFd::from_raw_fd(fd) });
+        }
+    }
+    Err(missing())
 }

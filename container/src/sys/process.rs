@@ -177,10 +177,8 @@ pub fn set_umask(mask: u32) -> u32 {
 pub fn set_rlimit(pid: i32, resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
     // SAFETY: reads one rlimit; the old value is not asked for.
-    check(libc::c_long::from(unsafe {
-        libc::prlimit(pid, resource, &raw const limit, std::ptr::null_mut())
-    }))
-    .map(drop)
+    check(libc::c_long::from(unsafe { libc::prlimit(pid, resource, &raw const limit, std::ptr::null_mut()) }))
+        .map(drop)
 }
 
 /// personality(2).
@@ -200,7 +198,8 @@ pub fn set_io_priority(class: u32, level: u32) -> io::Result<()> {
     const WHO_PROCESS: libc::c_int = 1;
     const CLASS_SHIFT: u32 = 13;
     // SAFETY: no pointers.
-    check(unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, class << CLASS_SHIFT | level) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, class << CLASS_SHIFT | level) })
+        .map(drop)
 }
 
 /// `struct sched_attr` of sched_setattr(2), version 1.
@@ -260,7 +259,8 @@ pub fn set_memory_policy(mode: i32, nodes: &[u64]) -> io::Result<()> {
 /// No CPU of the mask exists or is allowed by the cpuset.
 pub fn set_affinity(pid: i32, cpus: &[u64]) -> io::Result<()> {
     // SAFETY: pointer and length in bytes belong to one slice.
-    check(unsafe { libc::syscall(libc::SYS_sched_setaffinity, pid, size_of_val(cpus), cpus.as_ptr()) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_sched_setaffinity, pid, size_of_val(cpus), cpus.as_ptr()) })
+        .map(drop)
 }
 
 /// Joins a new session keyring with this name (keyctl(2), `KEYCTL_JOIN_SESSION_KEYRING`).

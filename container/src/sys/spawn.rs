@@ -62,9 +62,8 @@ pub fn clone3(namespaces: u64, parent: Parent) -> io::Result<Side> {
         ..Default::default()
     };
     // SAFETY: without CLONE_VM and CLONE_THREAD this is a fork; `pidfd` outlives the call.
-    let pid = check(unsafe {
-        libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<CloneArgs>())
-    })?;
+    let pid =
+        check(unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<CloneArgs>()) })?;
     if pid == 0 {
         return Ok(Side::Child);
     }

@@ -1,0 +1,431 @@
+//! The runtime's side of `create`.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rkvm_oci::timeline::Phase;
+use rkvm_oci::{CreateRequest, Error, Result, hooks};
+
+use crate::cgroup::Cgroup;
+use crate::idmap;
+use crate::init::gate::Gate;
+use crate::init::{self, Context, devices, root};
+use crate::mounts::bind;
+use crate::mounts::options::Plan as MountPlan;
+use crate::namespaces::Namespaces;
+use crate::process::{Plan, Role};
+use crate::seccomp::{Filter, Listener};
+use crate::sync::{Channel, Go, Report};
+use crate::sys::spawn::{self, Parent, Side};
+use crate::validate;
+
+/// A container's init process, as `create` leaves it.
+#[derive(Debug)]
+pub struct Created {
+    /// Its id on the host.
+    pub pid: i32,
+    /// Its pidfd.
+    pub process: OwnedFd,
+    /// Its cgroup.
+    pub cgroup: Option<Cgroup>,
+    /// `CLONE_NEW*` flags of the namespaces that it does not share with the runtime.
+    pub namespaces: i32,
+}
+
+/// Whether this process may do what only root of the host can.
+pub fn is_privileged() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// Makes the sandbox and the init process.
+///
+/// # Errors
+/// Anything that keeps it from being made; then nothing of it is left behind.
+pub fn create(request: CreateRequest<'_>) -> Result<Created> {
+    let CreateRequest { id, bundle, state_dir, stdio, preserve_fds, no_pivot, keyring, timeline } = request;
+    let spec = &bundle.spec;
+    let namespaces = Namespaces::open(spec)?;
+    validate::check(spec, &namespaces)?;
+    let process = spec
+        .process()
+        .as_ref()
+        .ok_or_else(|| Error::invalid_spec("process", "missing, and a container needs one to start"))?;
+    validate::check_init_process(process)?;
+    let in_user_namespace = namespaces.has(libc::CLONE_NEWUSER);
+    let mut plan = Plan::new(process, spec, Role::Init, in_user_namespace)?;
+    if namespaces.new & libc::CLONE_NEWUSER != 0 && !is_privileged() && maps_one_group(spec) {
+        plan.deny_groups()?;
+    }
+    let rootfs = bundle.rootfs()?;
+    let mounts = mounts(spec, &bundle.path, &namespaces)?;
+    // What only the host's root can reach is opened here; a rootless runtime leaves it to the process, which has the
+    // privileges in its user namespace.
+    let root = match is_privileged() && namespaces.has(libc::CLONE_NEWNS) {
+        true => Some(root::open(&rootfs)?),
+        false => None,
+    };
+    let linux = spec.linux().as_ref();
+    let filter = match linux.and_then(|linux| linux.seccomp().as_ref()) {
+        Some(profile) => Some(Filter::compile(profile, seccomp_cache().as_deref())?),
+        None => None,
+    };
+    let mut context = Context {
+        id,
+        spec,
+        rootfs: &rootfs,
+        namespaces: &namespaces,
+        process: plan,
+        mounts,
+        root,
+        devices: devices::plan(linux.and_then(|linux| linux.devices().as_deref()).unwrap_or_default())?,
+        filter,
+        stdio,
+        preserve_fds,
+        no_pivot,
+        keyring,
+        gate: Gate::make(state_dir)?,
+        mapped: false,
+        state: serde_json::json!({
+            "ociVersion": spec.version(),
+            "id": id,
+            "status": "creating",
+            "pid": 0,
+            "bundle": bundle.path,
+        }),
+    };
+    if let Some(annotations) = spec.annotations().as_ref().filter(|all| !all.is_empty()) {
+        context.state["annotations"] = serde_json::json!(annotations);
+    }
+    let plan = context.process.clone();
+    let listener = context.filter.as_ref().and_then(Filter::listener).cloned();
+    let idmapped: Vec<(MountPlan, OwnedFd)> = idmapped(&context)?;
+    let state = context.state.clone();
+    let (channel, theirs) = Channel::pair()?;
+    let unmapped = namespaces.new & libc::CLONE_NEWUSER != 0 && !maps_early(&namespaces);
+    let (pid, pidfd, channel) = spawn_init(context, channel, theirs, &idmapped)?;
+    let mut created = Created { pid, process: pidfd, cgroup: None, namespaces: namespaces.all() };
+    let mut runtime = Runtime { spec, id, plan, listener, idmapped, state, channel, unmapped };
+    match runtime.bring_up(&mut created, timeline) {
+        Ok(()) => Ok(created),
+        Err(error) => {
+            end(&created);
+            Err(error)
+        }
+    }
+}
+
+/// Where compiled seccomp programs are kept: root's own folder only.
+pub fn seccomp_cache() -> Option<std::path::PathBuf> {
+    is_privileged().then(|| "/run/rkvm-seccomp".into())
+}
+
+fn maps_one_group(spec: &oci_spec::runtime::Spec) -> bool {
+    let gids = spec.linux().as_ref().and_then(|linux| linux.gid_mappings().as_ref());
+    gids.is_some_and(|maps| matches!(maps.as_slice(), [one] if one.size() == 1))
+}
+
+fn mounts(
+    spec: &oci_spec::runtime::Spec,
+    bundle: &std::path::Path,
+    namespaces: &Namespaces,
+) -> Result<Vec<(MountPlan, Option<OwnedFd>)>> {
+    let userns = namespaces.joined(libc::CLONE_NEWUSER).map(|joined| joined.fd.as_fd());
+    let privileged = is_privileged();
+    spec.mounts()
+        .iter()
+        .flatten()
+        .enumerate()
+        .map(|(index, mount)| {
+            let plan = MountPlan::new(index, mount, bundle)?;
+            if plan.idmap.is_some() && !namespaces.has(libc::CLONE_NEWUSER) && plan.wants_container_ids() {
+                return Err(Error::invalid_spec(
+                    format!("mounts[{index}].options"),
+                    "`idmap` without uidMappings needs a user namespace to take the mapping from",
+                ));
+            }
+            let tree = if privileged { bind::open(&plan, userns)? } else { None };
+            Ok((plan, tree))
+        })
+        .collect()
+}
+
+/// Mounts whose ids are mapped once the new user namespace has its mappings: the same mounts, by descriptors of their own.
+fn idmapped(context: &Context<'_>) -> Result<Vec<(MountPlan, OwnedFd)>> {
+    if context.namespaces.new & libc::CLONE_NEWUSER == 0 {
+        return Ok(vec![]);
+    }
+    let wanted = context.mounts.iter().filter(|(plan, _)| plan.wants_container_ids());
+    wanted
+        .filter_map(|(plan, tree)| Some((plan, tree.as_ref()?)))
+        .map(|(plan, tree)| {
+            let copy = tree
+                .try_clone()
+                .map_err(|source| Error::failed("keep open", plan.destination.display(), source))?;
+            Ok((plan.clone(), copy))
+        })
+        .collect()
+}
+
+/// Whether a new user namespace is made, and mapped, by the intermediate process: clone3 refuses one for a child of
+/// another pid namespace, and a new time namespace must belong to it.
+fn maps_early(namespaces: &Namespaces) -> bool {
+    namespaces.new & libc::CLONE_NEWUSER != 0
+        && (namespaces.joined(libc::CLONE_NEWPID).is_some() || namespaces.new & libc::CLONE_NEWTIME != 0)
+}
+
+/// Makes the init process in its namespaces: directly where that is possible, through an intermediate process where namespaces
+/// are joined, or clocks shifted, which a process can only do for its children.
+fn spawn_init(
+    context: Context<'_>,
+    channel: Channel,
+    theirs: Channel,
+    idmapped: &[(MountPlan, OwnedFd)],
+) -> Result<(i32, OwnedFd, Channel)> {
+    let namespaces = context.namespaces;
+    let spec = context.spec;
+    // The cgroup namespace is made by the process itself, once it is in its cgroup.
+    let new = namespaces.new & !libc::CLONE_NEWCGROUP;
+    let failed = |source: std::io::Error| {
+        Error::failed("make", "the container's process in its namespaces", source)
+            .hint("see /proc/sys/user/max_*_namespaces and the caller's privileges")
+    };
+    let simple = namespaces.joined.is_empty() && new & libc::CLONE_NEWTIME == 0;
+    if simple && spawn::is_single_threaded() {
+        return match spawn::clone3(new as u64, Parent::Caller).map_err(failed)? {
+            Side::Child => {
+                // Or the process would keep the conversation open that it waits on.
+                drop(channel);
+                init::run(context, theirs)
+            }
+            Side::Parent { pid, pidfd } => Ok((pid, pidfd, channel)),
+        };
+    }
+    let Some(between) = spawn::fork().map_err(failed)? else {
+        drop(channel);
+        intermediate(context, new, theirs);
+    };
+    drop((context, theirs));
+    let report = loop {
+        match channel.receive()? {
+            Some(Report::MapMe) => {
+                map(spec, between, idmapped)?;
+                // When it has died, the next report says so.
+                let _ = channel.go(Go::Mapped);
+            }
+            other => break other,
+        }
+    };
+    let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(between), None);
+    match report {
+        Some(Report::Spawned(pid)) => Ok((pid, spawn::pidfd_open(pid).map_err(failed)?, channel)),
+        Some(Report::Failed(failure)) => Err(failure.into()),
+        _ => Err(failed(std::io::Error::from_raw_os_error(libc::ECHILD))),
+    }
+}
+
+/// Maps the new user namespace of process `pid`, and the mounts that follow its mapping.
+fn map(spec: &oci_spec::runtime::Spec, pid: i32, idmapped: &[(MountPlan, OwnedFd)]) -> Result<()> {
+    let linux = spec.linux().as_ref();
+    let list = |list: Option<&Vec<_>>| list.cloned().unwrap_or_default();
+    let uids = list(linux.and_then(|linux| linux.uid_mappings().as_ref()));
+    let gids = list(linux.and_then(|linux| linux.gid_mappings().as_ref()));
+    idmap::write(pid, &uids, &gids)?;
+    if idmapped.is_empty() {
+        return Ok(());
+    }
+    let path = format!("/proc/{pid}/ns/user");
+    let userns = fs::File::open(&path).map_err(|source| Error::failed("open", &path, source))?;
+    idmapped.iter().try_for_each(|(plan, tree)| bind::map_ids(plan, tree.as_fd(), userns.as_fd()))
+}
+
+/// The intermediate process: joins, then makes the init process as its own sibling. Never returns.
+fn intermediate(mut context: Context<'_>, mut new: i32, channel: Channel) -> ! {
+    let made = (|| -> Result<Side> {
+        let namespaces = context.namespaces;
+        let failed = |source| Error::failed("make", "the container's process in its namespaces", source);
+        namespaces.join()?;
+        if maps_early(namespaces) {
+            spawn::unshare(libc::CLONE_NEWUSER).map_err(failed)?;
+            channel.report(&Report::MapMe)?;
+            channel.wait_for(Go::Mapped)?;
+            new &= !libc::CLONE_NEWUSER;
+            context.mapped = true;
+        }
+        if new & libc::CLONE_NEWTIME != 0 {
+            spawn::unshare(libc::CLONE_NEWTIME).map_err(failed)?;
+            time_offsets(context.spec)?;
+            new &= !libc::CLONE_NEWTIME;
+        }
+        spawn::clone3(new as u64, Parent::CallersParent).map_err(failed)
+    })();
+    match made {
+        Ok(Side::Child) => init::run(context, channel),
+        Ok(Side::Parent { pid, .. }) => {
+            let _ = channel.report(&Report::Spawned(pid));
+            spawn::exit_now(0)
+        }
+        Err(error) => {
+            let _ = channel.report(&Report::Failed(error.into()));
+            spawn::exit_now(1)
+        }
+    }
+}
+
+fn time_offsets(spec: &oci_spec::runtime::Spec) -> Result<()> {
+    let offsets = spec.linux().as_ref().and_then(|linux| linux.time_offsets().as_ref());
+    let text: String = offsets
+        .into_iter()
+        .flatten()
+        .map(|(clock, offset)| {
+            format!("{clock} {} {}\n", offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0))
+        })
+        .collect();
+    if text.is_empty() {
+        return Ok(());
+    }
+    fs::write("/proc/self/timens_offsets", &text)
+        .map_err(|source| Error::failed("set linux.timeOffsets to", text.trim(), source))
+}
+
+/// The runtime's half of the conversation.
+struct Runtime<'a> {
+    spec: &'a oci_spec::runtime::Spec,
+    id: &'a str,
+    plan: Plan,
+    listener: Option<Listener>,
+    idmapped: Vec<(MountPlan, OwnedFd)>,
+    state: serde_json::Value,
+    channel: Channel,
+    /// Whether the init process still waits for its id mappings.
+    unmapped: bool,
+}
+
+impl Runtime<'_> {
+    fn bring_up(&mut self, created: &mut Created, timeline: &mut rkvm_oci::Timeline) -> Result<()> {
+        if self.unmapped {
+            map(self.spec, created.pid, &self.idmapped)?;
+            self.go(Go::Mapped)?;
+        }
+        created.cgroup = self.cgroup(created.pid)?;
+        self.go(Go::InCgroup)?;
+        timeline.mark(Phase::Sandbox);
+        loop {
+            match self.channel.receive()? {
+                Some(Report::Ready) => break,
+                Some(Report::Mounted) => {
+                    self.hooks(created.pid)?;
+                    self.go(Go::HooksDone)?;
+                }
+                Some(Report::Listener(number)) => {
+                    self.hand_over(created, number)?;
+                    self.go(Go::ListenerSent)?;
+                }
+                Some(Report::Failed(failure)) => return Err(failure.into()),
+                Some(Report::MapMe | Report::Spawned(_)) | None => return Err(ended(created)),
+            }
+        }
+        self.plan.limits(created.pid)?;
+        timeline.mark(Phase::Process);
+        Ok(())
+    }
+
+    /// Allows a step; a process that has died meanwhile has said why.
+    fn go(&self, step: Go) -> Result<()> {
+        let Err(source) = self.channel.go(step) else { return Ok(()) };
+        match self.channel.receive() {
+            Ok(Some(Report::Failed(failure))) => Err(failure.into()),
+            _ => Err(Error::failed("speak to", "the container's process", source)),
+        }
+    }
+
+    fn cgroup(&self, pid: i32) -> Result<Option<Cgroup>> {
+        let linux = self.spec.linux().as_ref();
+        let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
+        let resources = linux.and_then(|linux| linux.resources().as_ref());
+        let made =
+            Cgroup::create(path, self.id, resources).and_then(|cgroup| match cgroup.add_process(pid) {
+                Ok(()) => Ok(cgroup),
+                Err(error) => {
+                    let _ = cgroup.remove();
+                    Err(error)
+                }
+            });
+        match made {
+            Ok(cgroup) => Ok(Some(cgroup)),
+            // Without root's help a user has no cgroup; only limits that cannot be kept are an error then.
+            Err(_) if !is_privileged() && !limits_anything(resources) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn hooks(&self, pid: i32) -> Result<()> {
+        let Some(all) = self.spec.hooks() else { return Ok(()) };
+        let mut state = self.state.clone();
+        state["pid"] = pid.into();
+        #[allow(deprecated)]
+        hooks::run("prestart", all.prestart().as_ref(), &state)?;
+        hooks::run("createRuntime", all.create_runtime().as_ref(), &state)
+    }
+
+    fn hand_over(&self, created: &Created, number: i32) -> Result<()> {
+        send_listener(self.listener.as_ref(), created.process.as_fd(), number, created.pid, &self.state)
+    }
+}
+
+/// Takes the listener's descriptor out of the process and sends it to its agent.
+pub fn send_listener(
+    listener: Option<&Listener>,
+    process: std::os::fd::BorrowedFd<'_>,
+    number: i32,
+    pid: i32,
+    state: &serde_json::Value,
+) -> Result<()> {
+    let Some(listener) = listener else { return Ok(()) };
+    let failed = |source: std::io::Error| Error::failed("take over", "the seccomp listener", source);
+    let fd = crate::sys::fs::take_from(process, number).map_err(failed)?;
+    let mut state = state.clone();
+    state["pid"] = pid.into();
+    let state = serde_json::from_value(state).map_err(|source| failed(source.into()))?;
+    listener.send(fd.as_fd(), pid, state)
+}
+
+fn limits_anything(resources: Option<&oci_spec::runtime::LinuxResources>) -> bool {
+    resources.is_some_and(|resources| {
+        resources.memory().is_some()
+            || resources.cpu().is_some()
+            || resources.pids().is_some()
+            || resources.block_io().is_some()
+            || resources.hugepage_limits().as_ref().is_some_and(|list| !list.is_empty())
+            || resources.network().is_some()
+            || resources.rdma().as_ref().is_some_and(|list| !list.is_empty())
+            || resources.unified().as_ref().is_some_and(|list| !list.is_empty())
+    })
+}
+
+/// The init process is gone without a word.
+fn ended(created: &Created) -> Error {
+    let oom = created.cgroup.as_ref().and_then(|cgroup| cgroup.oom_kills().ok().flatten()).unwrap_or(0) > 0;
+    let status = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(created.pid), None);
+    let reason = match status {
+        Ok(nix::sys::wait::WaitStatus::Signaled(_, signal, _)) => format!("it was killed by {signal}"),
+        Ok(nix::sys::wait::WaitStatus::Exited(_, code)) => format!("it exited with code {code}"),
+        _ => "it ended".to_owned(),
+    };
+    let error = Error::failed("set up", "the container's process", reason);
+    if oom {
+        error.hint("its memory limit is too low for a start; raise linux.resources.memory.limit")
+    } else {
+        error
+    }
+}
+
+/// Ends a half-made container.
+fn end(created: &Created) {
+    let _ = spawn::pidfd_signal(created.process.as_fd(), libc::SIGKILL);
+    let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(created.pid), None);
+    if let Some(cgroup) = &created.cgroup {
+        // The error that brought us here is the one to report.
+        let _ = cgroup.kill_all();
+        let _ = cgroup.remove();
+    }
+}

@@ -1,0 +1,80 @@
+//! `rkvm-oci create`.
+
+use std::path::PathBuf;
+
+use rkvm_oci::runtime::{self, CreateOptions};
+use rkvm_oci::{Bundle, Keyring, Result, Stdio, Timeline, Workload};
+
+use super::{Context, stdio};
+
+/// Flags of `create`, which `run` has too.
+#[derive(Debug, Clone, clap::Args)]
+pub struct CreateArgs {
+    /// Folder of the bundle
+    #[arg(long, short, value_name = "DIR", default_value = ".")]
+    pub bundle: PathBuf,
+    /// Unix socket to which the terminal's master is sent
+    #[arg(long, value_name = "SOCKET")]
+    pub console_socket: Option<PathBuf>,
+    /// Unix socket to which the container's pidfd is sent
+    #[arg(long, value_name = "SOCKET")]
+    pub pidfd_socket: Option<PathBuf>,
+    /// File for the process id of the container's first process
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// Do without pivot_root (the host's root is an initramfs)
+    #[arg(long)]
+    pub no_pivot: bool,
+    /// Keep the caller's session keyring
+    #[arg(long)]
+    pub no_new_keyring: bool,
+    /// Pass this many descriptors, from 3 on, to the container
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub preserve_fds: u32,
+    /// The container's id
+    pub id: String,
+}
+
+/// Flags of `rkvm-oci create`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    create: CreateArgs,
+}
+
+/// Makes the container.
+pub fn run(args: Args, context: &Context) -> Result<u8> {
+    let bundle = Bundle::load(&args.create.bundle)?;
+    let stdio = stdio::of(bundle.spec.process().as_ref(), args.create.console_socket.as_deref())?;
+    create(&args.create, context, &bundle, stdio)?;
+    Ok(0)
+}
+
+/// Makes the container of `args` from a bundle that has been read, with these streams.
+pub fn create(
+    args: &CreateArgs,
+    context: &Context,
+    bundle: &Bundle,
+    stdio: Stdio,
+) -> Result<Box<dyn Workload>> {
+    stdio::check_preserved(args.preserve_fds)?;
+    let backend = context.backend_for(bundle)?;
+    let options = CreateOptions {
+        id: &args.id,
+        bundle,
+        stdio,
+        preserve_fds: args.preserve_fds,
+        no_pivot: args.no_pivot,
+        keyring: if args.no_new_keyring { Keyring::Inherited } else { Keyring::New },
+    };
+    let mut workload = runtime::create(&*backend, &context.store, options, &mut Timeline::begin())?;
+    let told = stdio::write_pid_file(args.pid_file.as_deref(), workload.pid())
+        .and_then(|()| stdio::send_pidfd(args.pidfd_socket.as_deref(), workload.pid()));
+    if let Err(error) = told {
+        // Nobody would ever delete a container that its caller knows nothing of.
+        workload.delete()?;
+        context.store.open(&args.id)?.remove()?;
+        return Err(error);
+    }
+    Ok(workload)
+}
