@@ -105,8 +105,14 @@ impl Launcher<'_> {
                 .map_err(|source| Error::file("make the streams of", files.dir(), source))?;
         let backend = self.engine.backend(record.isolation)?;
         let store = self.engine.paths.runtime();
-        let options =
-            CreateOptions { id: container.id(), bundle: &bundle, stdio, preserve_fds: 0, no_pivot: false };
+        let options = CreateOptions {
+            id: container.id(),
+            bundle: &bundle,
+            stdio,
+            preserve_fds: 0,
+            no_pivot: false,
+            keyring: rkvm_oci::Keyring::New,
+        };
         let workload = runtime::create(backend.as_ref(), &store, options, timeline)?;
         streams
             .connect(self.size)

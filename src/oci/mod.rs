@@ -40,25 +40,25 @@ pub struct Cli {
 #[derive(Debug, clap::Args)]
 pub struct Global {
     /// Folder of the containers' state
-    #[arg(long, value_name = "DIR", global = true)]
+    #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
     /// File for errors and warnings, in place of standard error
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
     /// Form of the log
-    #[arg(long, value_name = "FORMAT", default_value = "text", global = true)]
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
     log_format: log::Format,
     /// Log more
-    #[arg(long, global = true)]
+    #[arg(long)]
     debug: bool,
     /// Let systemd make the cgroups (not supported: cgroups are made directly)
-    #[arg(long, global = true)]
+    #[arg(long)]
     systemd_cgroup: bool,
     /// Whether the caller is not root; found out without this flag, which is read for compatibility
-    #[arg(long, value_name = "auto|true|false", default_value = "auto", global = true)]
+    #[arg(long, value_name = "auto|true|false", default_value = "auto")]
     rootless: Rootless,
     /// `container` or `vm`; without it the annotation io.rkvm.isolation decides
-    #[arg(long, value_name = "ISOLATION", env = "RKVM_ISOLATION", global = true)]
+    #[arg(long, value_name = "ISOLATION", env = "RKVM_ISOLATION")]
     isolation: Option<Isolation>,
     /// Show the version
     #[arg(long, short = 'v')]
