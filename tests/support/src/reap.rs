@@ -36,3 +36,28 @@ pub fn wait_for(pid: i32) -> i32 {
 pub(crate) fn reap(pid: i32) {
     let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
 }
+
+/// Waits for process `pid` without polling, for benchmarks; its exit code.
+///
+/// # Panics
+/// It is not a child of this process.
+#[track_caller]
+pub fn wait_blocking(pid: i32) -> i32 {
+    loop {
+        match waitpid(Pid::from_raw(pid), None) {
+            Ok(WaitStatus::Exited(_, code)) => return code,
+            Ok(WaitStatus::Signaled(_, signal, _)) => return 128 + signal as i32,
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => panic!("cannot wait for process {pid}: {error}"),
+        }
+    }
+}
+
+/// Reaps every child that has ended. Not for tests that run in parallel: it would take their children's exit codes.
+pub fn reap_all() {
+    while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+        if status == WaitStatus::StillAlive {
+            break;
+        }
+    }
+}
