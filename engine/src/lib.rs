@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod copy;
+pub mod diff;
 pub mod engine;
 pub mod error;
 pub mod format;

@@ -28,18 +28,26 @@ macro_rules! verbs {
 verbs! {
     /// Attach to a running container
     Attach => attach,
+    /// Print the script with which a shell completes this command line
+    Completion => completion,
     /// Work with containers
     Container => container,
     /// Copy files between a container and the host
     Cp => cp,
     /// Make a container without starting it
     Create => create,
+    /// Show what a container changed in its root filesystem
+    Diff => diff,
     /// Run another program in a running container
     Exec => exec,
+    /// Show what each isolation backend supports
+    Features => features,
     /// Work with images
     Image => image,
     /// List images
     Images => images,
+    /// Show what this engine and this host are
+    Info => info,
     /// Show everything that is known of containers, images or volumes, as JSON
     Inspect => inspect,
     /// Send a signal to containers
@@ -70,10 +78,16 @@ verbs! {
     Save => save,
     /// Start containers
     Start => start,
+    /// Show the resource use of containers
+    Stats => stats,
     /// Stop containers
     Stop => stop,
+    /// Work with the engine as a whole
+    System => system,
     /// Give an image another name
     Tag => tag,
+    /// List the processes of a container
+    Top => top,
     /// Thaw every process of containers
     Unpause => unpause,
     /// Change limits and restart policies
