@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use nix::unistd::{pipe2, read, write};
+use nix::sys::stat::fstat;
+use nix::unistd::{Uid, fchown, pipe2, read, write};
 
 use rkvm_oci::Stdio;
 
@@ -87,6 +88,21 @@ pub fn make(wanted: Wanted) -> io::Result<(Stdio, Streams)> {
         }
     }
     Ok((stdio, streams))
+}
+
+/// Gives pipes to the container's user, whose host id is `uid`: a program may open `/dev/stdout` by name, and in a user namespace
+/// of its own not even its root could open a pipe of the host's root.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn give(stdio: &Stdio, uid: u32) -> io::Result<()> {
+    let Stdio::Fds { stdin, stdout, stderr } = stdio else { return Ok(()) };
+    for fd in [stdin, stdout, stderr] {
+        if fstat(fd)?.st_mode & libc::S_IFMT == libc::S_IFIFO {
+            fchown(fd, Some(Uid::from_raw(uid)), None)?;
+        }
+    }
+    Ok(())
 }
 
 fn nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {

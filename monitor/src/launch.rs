@@ -99,10 +99,14 @@ impl Launcher<'_> {
             volume_path: &|name| volumes.path(name),
             init_program: Path::new("/proc/self/exe"),
         })?;
+        let uid = spec.process().as_ref().map_or(0, |process| process.user().uid());
         let bundle = write_bundle(files.bundle(), spec)?;
-        let (stdio, mut streams) =
-            stdio::make(Wanted { tty: record.process.tty, stdin: record.process.open_stdin })
-                .map_err(|source| Error::file("make the streams of", files.dir(), source))?;
+        let streams_failed = |source| Error::file("make the streams of", files.dir(), source);
+        let wanted = Wanted { tty: record.process.tty, stdin: record.process.open_stdin };
+        let (stdio, mut streams) = stdio::make(wanted).map_err(streams_failed)?;
+        if let Some(uid_base) = uid_base {
+            stdio::give(&stdio, uid_base + uid).map_err(streams_failed)?;
+        }
         let backend = self.engine.backend(record.isolation)?;
         let store = self.engine.paths.runtime();
         let options = CreateOptions {

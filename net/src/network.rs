@@ -216,6 +216,18 @@ impl Network {
         Ok(dead)
     }
 
+    /// Releases containers whose monitor is gone, and removes the network when no other has a lease.
+    ///
+    /// # Errors
+    /// The kernel refuses a request.
+    pub fn prune(&self) -> Result<()> {
+        self.repair(|lease| Path::new(&format!("/proc/{}", lease.owner_pid)).exists())?;
+        match self.remove() {
+            Err(Error::InUse { .. }) => Ok(()),
+            result => result,
+        }
+    }
+
     /// Removes the bridge, the rules and the state folder: nothing of the network is left on the host.
     ///
     /// # Errors

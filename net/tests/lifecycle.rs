@@ -147,6 +147,22 @@ fn what_a_killed_monitor_left_is_repaired() {
 }
 
 #[test]
+fn prune_keeps_a_network_that_is_used_and_removes_one_that_is_not() {
+    let world = world();
+    let before = traces();
+    let container = world.container("web", &["80"]);
+    world.network.prune().unwrap();
+    assert_eq!(world.network.leases().unwrap().len(), 1);
+    let lease = world.folder.path().join(format!("net/leases/{}@{}", id("web"), container.lease().address));
+    let text = std::fs::read_to_string(&lease).unwrap();
+    // No process can have this number (proc(5), pid_max).
+    let owner = format!("\"ownerPid\":{}", std::process::id());
+    std::fs::write(&lease, text.replace(&owner, "\"ownerPid\":4194305")).unwrap();
+    world.network.prune().unwrap();
+    assert_eq!(traces(), before);
+}
+
+#[test]
 fn the_port_of_a_killed_monitor_can_be_taken_at_once() {
     let world = world();
     let killed = world.container("killed", &["80"]);

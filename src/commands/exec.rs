@@ -73,6 +73,9 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
     let process = process(&args, &container, command)?;
     let wanted = Wanted { tty: args.tty, stdin: feeds };
     let (stdio, mut streams) = stdio::make(wanted)?;
+    if let Some(uid_base) = container.state.uid_base {
+        stdio::give(&stdio, uid_base + process.user().uid())?;
+    }
     let mut opened = engine.open(&container)?;
     opened.check(Verb::Exec)?;
     let request = ExecRequest { process: &process, stdio, preserve_fds: 0 };

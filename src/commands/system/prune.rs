@@ -35,7 +35,8 @@ pub struct Args {
 /// Asks, removes what is not used, and says how much space that gave back.
 pub fn run(args: Args, context: &Context) -> Result<u8> {
     let filter = PruneFilter::parse(&args.filter, SystemTime::now())?;
-    let mut things = vec!["all stopped containers"];
+    let mut things =
+        vec!["all stopped containers", "the bridge network, if no container is connected to it"];
     if args.volumes {
         things.push("all anonymous volumes not used by at least one container");
     }
@@ -47,6 +48,7 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
     // Containers that a killed command left half made would keep images and volumes in use.
     engine.reconcile()?;
     let mut bytes = remove_stopped(&engine, &filter)?;
+    engine.network().prune().map_err(rkvm_engine::Error::from)?;
     if args.volumes {
         let all = VolumeFilter::parse_prune::<&str>(&[])?;
         bytes += remove_unused(&engine, &VolumeStore::new(&context.lib_dir), Which::Anonymous, &all)?;
