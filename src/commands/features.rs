@@ -97,6 +97,8 @@ fn describe(isolation: Isolation, support: &Support) -> String {
 fn flatten(path: &str, value: &Value, lines: &mut Vec<(String, String)>) {
     match value {
         Value::Null => {}
+        // A field of the structure that says nothing.
+        Value::String(text) if text.is_empty() => {}
         Value::Object(fields) => {
             for (name, field) in fields {
                 let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
