@@ -9,6 +9,7 @@ need_root "./x test"
 need_cargo
 need_packages "${BUILD_PACKAGES[@]}" "${TEST_PACKAGES[@]}"
 dev/images.sh
+dev/kernel.sh
 say "Building"
 cargo build --workspace --all-targets
 say "Testing"

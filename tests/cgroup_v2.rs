@@ -21,8 +21,19 @@ use serde_json::{Value, json};
 const TIMEOUT: Duration = Duration::from_secs(180);
 
 const CASES: &[&str] = &[
-    "limits", "pids", "memory", "quota", "freezer", "devices", "update", "stats", "kill", "nested", "namespace",
-    "refused", "nothing_left",
+    "limits",
+    "pids",
+    "memory",
+    "quota",
+    "freezer",
+    "devices",
+    "update",
+    "stats",
+    "kill",
+    "nested",
+    "namespace",
+    "refused",
+    "nothing_left",
 ];
 
 #[test]
@@ -175,9 +186,7 @@ fn program(name: &str) -> &'static str {
              busybox mknod /dev/other c 1 1 && echo made; (: < /dev/other) && echo was-opened; \
              echo end; exec busybox sleep 1000"
         }
-        "stats" => {
-            "i=0; while [ $i -lt 2000 ]; do i=$((i+1)); done; echo busy-end; exec busybox sleep 1000"
-        }
+        "stats" => "i=0; while [ $i -lt 2000 ]; do i=$((i+1)); done; echo busy-end; exec busybox sleep 1000",
         "kill" => "for i in 1 2 3 4 5; do busybox sleep 1000 & done; wait",
         "namespace" => {
             "busybox cat /proc/self/cgroup; [ -f /sys/fs/cgroup/cgroup.procs ] && echo seen; echo end; \
