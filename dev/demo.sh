@@ -110,23 +110,22 @@ note_traces() {
     rules >/dev/null || die "the running container has no rules: the proof would prove nothing"
 }
 
-# Processes in the container's process namespace, and those of its engine.
+# Processes in the container's process namespace, and its monitor, which is started with the engine's folders as arguments.
 processes() {
-    local proc
+    local proc command
     for proc in /proc/[0-9]*; do
-        if [ "$(readlink "$proc/ns/pid" 2>/dev/null)" = "$PID_NAMESPACE" ] ||
-            { tr '\0' '\n' <"$proc/environ" 2>/dev/null | grep -qxF "RKVM_ROOT=$RKVM_ROOT" &&
-                readlink "$proc/exe" 2>/dev/null | grep -q '/rkvm-[a-z]*$'; }; then
-            echo "${proc#/proc/} $(cat "$proc/comm" 2>/dev/null)"
+        command=$(tr '\0' ' ' <"$proc/cmdline") || continue
+        if [ "$(readlink "$proc/ns/pid")" = "$PID_NAMESPACE" ] || [[ $command == *"rkvm-monitor $RKVM_ROOT/run "* ]]; then
+            echo "${proc#/proc/} $(cat "$proc/comm")"
         fi
-    done
+    done 2>/dev/null
 }
 
-# The cgroup folders of a process that belong to it alone: those that its parent's parent is not in.
+# The cgroup folders that a process is in and this script is not.
 cgroups_of() {
-    local folder
-    find /sys/fs/cgroup -name cgroup.procs 2>/dev/null | while read -r folder; do
-        if grep -qx "$1" "$folder" 2>/dev/null && ! grep -qx $$ "$folder" 2>/dev/null; then dirname "$folder"; fi
+    local list
+    find /sys/fs/cgroup -name cgroup.procs | while read -r list; do
+        if grep -qsx "$1" "$list" && ! grep -qsx $$ "$list"; then dirname "$list"; fi
     done
 }
 

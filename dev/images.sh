@@ -11,8 +11,8 @@ cd "$(dirname "$0")/.."
 ALL=(busybox nginx python postgres)
 IMAGES=$CACHE/images
 DEBS=$CACHE/debs
-# Time stamp of all files, so that the same packages give the same digests.
-EPOCH=1700000000
+# Time stamp of all files: that of the newest package, so that the same packages give the same digests.
+EPOCH=0
 
 BASE_PACKAGES=(base-files base-passwd libc-bin dash bash coreutils grep sed findutils hostname)
 # Each image NAME has its packages in NAME_PACKAGES.
@@ -80,12 +80,16 @@ unpack() {
     shift 2
     apt_empty "$DEBS" --download-only -y install "$@" >/dev/null
     closure "$@" | awk '{print $2}' | sort >"$WORK/list"
+    EPOCH=$(while read -r file; do built "$DEBS/$file"; done <"$WORK/list" | sort -n | tail -1)
     comm -23 "$WORK/list" "$base" | while read -r file; do
         # Debian's folders are links into /usr; a package that still has the old ones must not replace the links.
         dpkg-deb --fsys-tarfile "$DEBS/$file" | tar -x --keep-directory-symlink -C "$dir"
     done
     rm -rf "$dir"/usr/share/{doc,man,info,lintian,locale,bash-completion}/*
 }
+
+# When a package was built: the time stamp of its first member (ar(5)).
+built() { head -c 36 "$1" | tail -c 12 | tr -d ' '; }
 
 usr_links() {
     local dir=$1 name
@@ -127,6 +131,7 @@ image_busybox() {
     chmod 1777 "$root/tmp"
     # The program alone: it is static, so nothing that the package depends on is needed.
     apt_empty "$DEBS" --download-only -y install busybox-static >/dev/null
+    EPOCH=$(built "$DEBS"/busybox-static_*.deb)
     dpkg-deb --fsys-tarfile "$DEBS"/busybox-static_*.deb | tar -xO ./bin/busybox >"$root/bin/busybox"
     chmod 755 "$root/bin/busybox"
     for applet in $("$root/bin/busybox" --list); do
@@ -195,7 +200,7 @@ write_image() {
     shift 2
     mkdir -p "$layout/blobs/sha256"
     for dir in "$@"; do
-        tar -c --sort=name --mtime=@$EPOCH --numeric-owner --xattrs --format=posix \
+        tar -c --sort=name --mtime=@"$EPOCH" --numeric-owner --xattrs --format=posix \
             --pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime -C "$dir" . >"$WORK/layer.tar"
         diff=$(sha256sum "$WORK/layer.tar" | cut -d' ' -f1)
         gzip -n -6 -f "$WORK/layer.tar"
@@ -205,7 +210,7 @@ write_image() {
             '{mediaType: "application/vnd.oci.image.layer.v1.tar+gzip", digest: $d, size: $s}')")
         diffs+=("sha256:$diff")
     done
-    jq -n --argjson config "$config" --arg created "$(date -u -d @$EPOCH +%Y-%m-%dT%H:%M:%SZ)" \
+    jq -n --argjson config "$config" --arg created "$(date -u -d @"$EPOCH" +%Y-%m-%dT%H:%M:%SZ)" \
         --arg arch "$(dpkg --print-architecture)" '{created: $created, architecture: $arch, os: "linux", config: $config,
             rootfs: {type: "layers", diff_ids: $ARGS.positional},
             history: [$ARGS.positional[] | {created: $created, created_by: "dev/images.sh"}]}' \
@@ -225,7 +230,7 @@ write_image() {
         digest: $d, size: $s, annotations: {"io.containerd.image.name": $name, "org.opencontainers.image.ref.name": "latest"}}]}' \
         >"$layout/index.json"
     echo '{"imageLayoutVersion": "1.0.0"}' >"$layout/oci-layout"
-    tar -c --sort=name --mtime=@$EPOCH --owner=0 --group=0 --numeric-owner -C "$layout" . >"$WORK/$name.tar"
+    tar -c --sort=name --mtime=@"$EPOCH" --owner=0 --group=0 --numeric-owner -C "$layout" . >"$WORK/$name.tar"
     rm -rf "$layout"
 }
 

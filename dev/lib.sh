@@ -26,7 +26,7 @@ die() {
 need_root() { [ "$(id -u)" = 0 ] || die "$1 needs root (namespaces, mounts, the network); run it with sudo"; }
 
 # The binaries of a debug build; every build is for an explicit target (.cargo/config.toml).
-bin_dir() { echo "$PWD/target/x86_64-unknown-linux-gnu/debug"; }
+bin_dir() { echo "${CARGO_TARGET_DIR:-$PWD/target}/x86_64-unknown-linux-gnu/debug"; }
 
 bench_names() {
     local script
