@@ -112,6 +112,8 @@ fn a_used_volume_is_not_removed() {
     let id = out(&sandbox, &["ps", "-aq"]);
     sandbox.rkvm(["volume", "rm", "data"]).fails(&id);
     sandbox.rkvm(["volume", "prune", "-af"]).ok();
+    let disk = out(&sandbox, &["system", "df", "--format", "{{.Type}} {{.TotalCount}} {{.Active}}"]);
+    assert_eq!(disk, "Images 1 1\nContainers 1 0\nLocal Volumes 1 1");
     assert_eq!(out(&sandbox, &["volume", "ls", "-q", "--filter", "dangling=false"]), "data");
     sandbox.rkvm(["rm", "user"]).ok();
     sandbox.rkvm(["volume", "rm", "data"]).ok();

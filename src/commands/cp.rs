@@ -16,9 +16,9 @@ Examples:
   rkvm cp web:/var/log - | tar t             as a tar archive on standard output
   tar c site | rkvm cp - web:/srv            unpack a tar archive from standard input
 
-A target that is a folder receives the source under its own name; `SOURCE/.` copies what is in a folder. The container
-need not run. A local name with a `:` is written ./NAME. Copies belong to whoever runs the command or, in a container, to
-its root; sockets and devices are not copied.";
+A target that is a folder receives the source under its own name; `SOURCE/.` copies what is in a folder. The container \
+         need not run. A local name with a `:` is written ./NAME. Copies belong to whoever runs the command or, in a container, to \
+         its root; sockets and devices are not copied.";
 
 /// Flags of `rkvm cp`.
 #[derive(Debug, clap::Args)]

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::context::Context;
 
@@ -100,12 +100,32 @@ verbs! {
     Wait => wait,
 }
 
+const EXAMPLES: &str = "\
+Examples:
+  rkvm run -d --name web -p 8080:80 nginx
+  rkvm logs -f web
+  rkvm exec -it web sh
+  rkvm ps -a
+  rkvm rm -f web
+
+`rkvm COMMAND --help` explains each command. The words and flags are Docker's.";
+
 /// A container runtime with two isolation backends: how much isolation can you afford, in milliseconds?
 #[derive(Debug, Parser)]
-#[command(name = "rkvm", disable_version_flag = true)]
+#[command(name = "rkvm", version, disable_version_flag = true, after_help = EXAMPLES)]
 pub struct Cli {
+    /// Print the version
+    #[arg(short = 'v', long, action = ArgAction::Version)]
+    version: Option<bool>,
     /// Folder for all state, in place of /run/rkvm and /var/lib/rkvm
-    #[arg(long, global = true, env = "RKVM_ROOT", value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        env = "RKVM_ROOT",
+        hide_env_values = true,
+        value_name = "DIR",
+        help_heading = "Global options"
+    )]
     root: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,

@@ -18,13 +18,13 @@ Examples:
   rkvm ps --format '{{.ID}} {{.Label \"owner\"}}'       the value of a label
   rkvm rm $(rkvm ps -aq --filter status=exited)       remove what has ended
 
-Filters: ancestor=IMAGE, before=CONTAINER, since=CONTAINER, exited=CODE, expose=PORT, publish=PORT, id=PATTERN,
-name=PATTERN, isolation=container|vm, label=KEY[=VALUE], label!=KEY[=VALUE], network=NAME, volume=NAME|PATH,
-status=created|running|paused|restarting|exited|dead. One key's values are alternatives, different keys must all hold.
+Filters: ancestor=IMAGE, before=CONTAINER, since=CONTAINER, exited=CODE, expose=PORT, publish=PORT, id=PATTERN, \
+         name=PATTERN, isolation=container|vm, label=KEY[=VALUE], label!=KEY[=VALUE], network=NAME, volume=NAME|PATH, \
+         status=created|running|paused|restarting|exited|dead. One key's values are alternatives, different keys must all hold.
 
-A Go template has the fields .ID .Names .Image .Command .CreatedAt .RunningFor .Ports .State .Status .Size .Labels
-.Mounts .LocalVolumes .Networks .Platform .Isolation, the method .Label \"KEY\" and Docker's functions (json, upper,
-lower, title, join, split, pad, truncate, and those of Go).";
+A Go template has the fields .ID .Names .Image .Command .CreatedAt .RunningFor .Ports .State .Status .Size .Labels \
+         .Mounts .LocalVolumes .Networks .Platform .Isolation, the method .Label \"KEY\" and Docker's functions (json, upper, \
+         lower, title, join, split, pad, truncate, and those of Go).";
 
 /// Flags of `rkvm ps`.
 #[derive(Debug, clap::Args)]

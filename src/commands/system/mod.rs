@@ -6,6 +6,7 @@ use clap::Subcommand;
 use super::info;
 use crate::context::Context;
 
+mod df;
 mod prune;
 
 /// Verbs of `rkvm system`.
@@ -17,6 +18,8 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Show how much disk images, containers and volumes take
+    Df(df::Args),
     /// Show what this engine and this host are
     Info(info::Args),
     /// Remove what is not used: stopped containers, images, on demand volumes
@@ -26,6 +29,7 @@ enum Verb {
 /// Runs the verb.
 pub fn run(args: Args, context: &Context) -> Result<u8> {
     match args.verb {
+        Verb::Df(args) => df::run(args, context),
         Verb::Info(args) => info::run(args, context),
         Verb::Prune(args) => prune::run(args, context),
     }
