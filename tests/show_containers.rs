@@ -268,6 +268,10 @@ fn a_running_container_is_shown_as_it_is() {
 
     let top = out(&sandbox, &["top", "web"]);
     assert!(top.starts_with("UID") && top.contains("sleep 1000") && top.contains(&pid), "{top}");
+    let top = out(&sandbox, &["top", "web", "-o", "pid,args"]);
+    assert_eq!(top.lines().count(), 2, "{top}");
+    assert!(top.contains(&pid) && top.contains("sleep 1000"), "{top}");
+    sandbox.rkvm(["top", "web", "-o", "args"]).fails("no column PID");
     let stats = out(&sandbox, &["stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}} {{.MemUsage}}"]);
     assert!(stats.starts_with("web 1 "), "{stats}");
 

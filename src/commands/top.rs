@@ -41,10 +41,16 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
         let lines = pids.iter().filter_map(|pid| Process::read(*pid, base)).map(|process| process.line());
         table::align(&std::iter::once(HEADER.to_owned()).chain(lines).collect::<Vec<_>>().join("\n"))
     } else {
-        let ps = Command::new("ps")
-            .args(&args.options)
-            .output()
-            .context("cannot run the host's ps (install procps, or leave the options out)")?;
+        let list: Vec<_> = pids.iter().map(ToString::to_string).collect();
+        let run_ps = |extra: &[&str]| {
+            let ps = Command::new("ps").args(&args.options).args(extra).output();
+            ps.context("cannot run the host's ps (install procps, or leave the options out)")
+        };
+        // Without a choice of processes `ps` shows those of its own terminal. Some options do not go together with -q.
+        let mut ps = run_ps(&["-q", &list.join(",")])?;
+        if !ps.status.success() {
+            ps = run_ps(&[])?;
+        }
         if !ps.status.success() {
             bail!("ps {}: {}", args.options.join(" "), String::from_utf8_lossy(&ps.stderr).trim());
         }
