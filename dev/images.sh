@@ -89,7 +89,7 @@ unpack() {
 }
 
 # When a package was built: the time stamp of its first member (ar(5)).
-built() { head -c 36 "$1" | tail -c 12 | tr -d ' '; }
+built() { head -c 36 "$1" | tail -c 12 | awk '{print $1}'; }
 
 usr_links() {
     local dir=$1 name
