@@ -306,6 +306,7 @@ impl Runtime<'_> {
             map(self.spec, created.pid, &self.idmapped)?;
             self.go(Go::Mapped)?;
         }
+        self.plan.limits(created.pid)?;
         created.cgroup = self.cgroup(created.pid)?;
         self.go(Go::InCgroup)?;
         timeline.mark(Phase::Sandbox);
@@ -324,7 +325,6 @@ impl Runtime<'_> {
                 Some(Report::MapMe | Report::Spawned(_)) | None => return Err(ended(created)),
             }
         }
-        self.plan.limits(created.pid)?;
         timeline.mark(Phase::Process);
         Ok(())
     }

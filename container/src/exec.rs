@@ -106,16 +106,14 @@ pub fn exec(target: &Target<'_>, request: ExecRequest<'_>) -> Result<Process> {
     };
     let process = Process { pid, process: spawn::pidfd_open(pid).map_err(failed)? };
     let done = (|| {
+        limits.limits(pid)?;
+        // When it has died, the next report says so.
+        let _ = channel.go(Go::InCgroup);
         loop {
             match channel.receive()? {
                 Some(Report::Listener(number)) => {
                     send_listener(listener.as_ref(), process.process.as_fd(), number, pid, &state)?;
-                    // When it has died, the next report says so.
                     let _ = channel.go(Go::ListenerSent);
-                }
-                Some(Report::Ready) => {
-                    limits.limits(pid)?;
-                    let _ = channel.go(Go::HooksDone);
                 }
                 Some(Report::Failed(failure)) => return Err(failure.into()),
                 // Closed by execve.
@@ -200,6 +198,7 @@ fn run(mut context: Context<'_>, mut channel: Channel) -> ! {
 fn prepare(context: &mut Context<'_>, channel: &mut Channel) -> Result<Program> {
     let plan = &context.plan;
     let failed = |action: &'static str| move |source| Error::failed(action, "the process", source);
+    channel.wait_for(Go::InCgroup)?;
     if context.target.namespaces & libc::CLONE_NEWUSER != 0 {
         let _ = sys::set_groups(&[]);
         sys::set_gid(0).map_err(failed("become root of the user namespace for"))?;
@@ -244,7 +243,5 @@ fn prepare(context: &mut Context<'_>, channel: &mut Channel) -> Result<Program> 
     if let Some(filter) = context.filter.as_ref().filter(|_| late) {
         init::load(filter, channel)?;
     }
-    channel.report(&Report::Ready)?;
-    channel.wait_for(Go::HooksDone)?;
     Ok(program)
 }

@@ -124,6 +124,7 @@ impl Plan {
             crate::init::devices::give_to(stream, user.uid());
         }
         let failed = |field: &'static str| move |source| Error::failed("apply", field, source);
+        self.own_limits()?;
         self.capabilities.limit_bounding().map_err(failed("process.capabilities.bounding"))?;
         let cwd = self.process.cwd();
         let entered = self.enter(cwd);
@@ -164,23 +165,40 @@ impl Plan {
         }
     }
 
-    /// Sets what only the runtime on the host may: resource limits and the OOM score of process `pid`.
+    /// Takes on the resource limits. [`Plan::limits`] has made room for those that are above the inherited ones.
+    ///
+    /// # Errors
+    /// CAP_SYS_RESOURCE was missing for a raise.
+    fn own_limits(&self) -> Result<()> {
+        for (index, limit) in self.process.rlimits().iter().flatten().enumerate() {
+            sys::set_rlimit(0, resource(limit.typ()), limit.soft(), limit.hard())
+                .map_err(|source| Error::failed("set", limit_field(index, limit.typ()), source))?;
+        }
+        Ok(())
+    }
+
+    /// Sets, for process `pid`, what only root of the host may: hard limits above the inherited ones and the OOM score. Early,
+    /// while it still has the runtime's user id.
     ///
     /// # Errors
     /// CAP_SYS_RESOURCE is missing for a raise.
     pub fn limits(&self, pid: i32) -> Result<()> {
         for (index, limit) in self.process.rlimits().iter().flatten().enumerate() {
-            let field = || format!("process.rlimits[{index}] ({})", limit.typ());
             if limit.soft() > limit.hard() {
                 return Err(Error::invalid_spec(
-                    field(),
+                    limit_field(index, limit.typ()),
                     format!("soft limit {} is above the hard limit {}", limit.soft(), limit.hard()),
                 ));
             }
-            sys::set_rlimit(pid, resource(limit.typ()), limit.soft(), limit.hard()).map_err(|source| {
-                Error::failed("set", field(), source)
+            let kind = resource(limit.typ());
+            let failed = |source| {
+                Error::failed("set", limit_field(index, limit.typ()), source)
                     .hint("raising a hard limit needs CAP_SYS_RESOURCE (operation not permitted without it)")
-            })?;
+            };
+            let (soft, hard) = sys::rlimit(kind).map_err(failed)?;
+            if limit.hard() > hard {
+                sys::set_rlimit(pid, kind, soft, limit.hard()).map_err(failed)?;
+            }
         }
         let Some(score) = self.process.oom_score_adj() else { return Ok(()) };
         let path = format!("/proc/{pid}/oom_score_adj");
@@ -193,6 +211,10 @@ impl Plan {
                 .hint("lowering it needs CAP_SYS_RESOURCE")
         })
     }
+}
+
+fn limit_field(index: usize, kind: PosixRlimitType) -> String {
+    format!("process.rlimits[{index}] ({kind})")
 }
 
 fn resource(kind: PosixRlimitType) -> u32 {

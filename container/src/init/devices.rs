@@ -67,6 +67,10 @@ pub fn plan(configured: &[LinuxDevice]) -> Result<Vec<Device>> {
         })
         .collect();
     for (index, device) in configured.iter().enumerate() {
+        if device.path() == Path::new("/dev/ptmx") {
+            // Every container has its own, of its own devpts; callers that list all of the host's devices name it too.
+            continue;
+        }
         let field = |name: &str| format!("linux.devices[{index}].{name}");
         let kind = match device.typ() {
             LinuxDeviceType::C | LinuxDeviceType::U => libc::S_IFCHR,

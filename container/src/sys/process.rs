@@ -181,6 +181,17 @@ pub fn set_rlimit(pid: i32, resource: u32, soft: u64, hard: u64) -> io::Result<(
         .map(drop)
 }
 
+/// getrlimit(2): soft and hard limit of the caller.
+///
+/// # Errors
+/// None in practice.
+pub fn rlimit(resource: u32) -> io::Result<(u64, u64)> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: writes one rlimit.
+    check(libc::c_long::from(unsafe { libc::getrlimit(resource, &raw mut limit) }))?;
+    Ok((limit.rlim_cur, limit.rlim_max))
+}
+
 /// personality(2).
 ///
 /// # Errors
