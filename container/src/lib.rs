@@ -4,6 +4,7 @@ mod capabilities;
 pub mod cgroup;
 mod create;
 mod exec;
+mod features;
 mod idmap;
 mod init;
 mod memory_policy;
@@ -40,11 +41,15 @@ impl Backend for ContainerBackend {
     }
 
     fn check_host(&self) -> Result<()> {
-        Ok(())
+        // mount_setattr(2) is the newest call that is used unconditionally.
+        if sys::mount::is_supported() {
+            return Ok(());
+        }
+        Err(rkvm_oci::Error::unsupported("this host's kernel", "containers need Linux 5.12 or newer"))
     }
 
     fn features(&self) -> Features {
-        Features::default()
+        features::features()
     }
 
     fn create(&self, request: CreateRequest<'_>) -> Result<Box<dyn Workload>> {

@@ -33,6 +33,7 @@ pub fn check(spec: &Spec, namespaces: &Namespaces) -> Result<()> {
             ));
         }
     }
+    hooks(spec)?;
     let Some(linux) = spec.linux() else { return Ok(()) };
     let given = |list: Option<usize>| list.is_some_and(|length| length > 0);
     if given(linux.net_devices().as_ref().map(|devices| devices.len())) {
@@ -90,6 +91,31 @@ pub fn check_init_process(process: &Process) -> Result<()> {
             "process.execCPUAffinity",
             "it is for processes started by `exec`; use linux.resources.cpu.cpus for the container",
         ));
+    }
+    Ok(())
+}
+
+fn hooks(spec: &Spec) -> Result<()> {
+    let Some(hooks) = spec.hooks() else { return Ok(()) };
+    #[allow(deprecated)]
+    let kinds = [
+        ("prestart", hooks.prestart()),
+        ("createRuntime", hooks.create_runtime()),
+        ("createContainer", hooks.create_container()),
+        ("startContainer", hooks.start_container()),
+        ("poststart", hooks.poststart()),
+        ("poststop", hooks.poststop()),
+    ];
+    for (kind, list) in kinds {
+        for (index, hook) in list.iter().flatten().enumerate() {
+            let field = |name: &str| format!("hooks.{kind}[{index}].{name}");
+            if !hook.path().is_absolute() {
+                return Err(Error::invalid_spec(field("path"), "it must be an absolute path"));
+            }
+            if hook.timeout().is_some_and(|seconds| seconds <= 0) {
+                return Err(Error::invalid_spec(field("timeout"), "it must be above 0 seconds"));
+            }
+        }
     }
     Ok(())
 }

@@ -57,13 +57,17 @@ pub fn create(
     bundle: &Bundle,
     stdio: Stdio,
 ) -> Result<Box<dyn Workload>> {
-    stdio::check_preserved(args.preserve_fds)?;
+    let activation = stdio::listen_fds();
+    let preserve_fds = args.preserve_fds.saturating_add(activation);
+    stdio::check_preserved(preserve_fds)?;
+    let activated = with_listen_fds(bundle, activation);
+    let bundle = activated.as_ref().unwrap_or(bundle);
     let backend = context.backend_for(bundle)?;
     let options = CreateOptions {
         id: &args.id,
         bundle,
         stdio,
-        preserve_fds: args.preserve_fds,
+        preserve_fds,
         no_pivot: args.no_pivot,
         keyring: if args.no_new_keyring { Keyring::Inherited } else { Keyring::New },
     };
@@ -77,4 +81,18 @@ pub fn create(
         return Err(error);
     }
     Ok(workload)
+}
+
+/// The bundle with the variables of socket activation, when there are any descriptors of it.
+fn with_listen_fds(bundle: &Bundle, count: u32) -> Option<Bundle> {
+    if count == 0 {
+        return None;
+    }
+    let mut bundle = bundle.clone();
+    let process = bundle.spec.process_mut().as_mut()?;
+    let mut env = process.env().clone().unwrap_or_default();
+    // The program is process 1 of its own pid namespace.
+    env.extend([format!("LISTEN_FDS={count}"), "LISTEN_PID=1".to_owned()]);
+    process.set_env(Some(env));
+    Some(bundle)
 }

@@ -1,7 +1,6 @@
 //! Streams of a new process: the caller's own, or a terminal whose master goes to a console socket.
 
 use std::fs;
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -63,9 +62,13 @@ pub fn write_pid_file(path: Option<&Path>, pid: i32) -> Result<()> {
         .map_err(|source| Error::failed("write --pid-file", path.display(), source))
 }
 
-/// Whether standard input is a terminal of this process's own.
-pub fn stdin_is_terminal() -> bool {
-    nix::unistd::isatty(std::io::stdin().as_fd()).unwrap_or(false)
+/// Descriptors of socket activation (sd_listen_fds(3)) that this process was given: they are passed on with their count.
+pub fn listen_fds() -> u32 {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
+    match number("LISTEN_PID") {
+        Some(pid) if pid == std::process::id() => number("LISTEN_FDS").unwrap_or(0),
+        _ => 0,
+    }
 }
 
 /// Sends a pidfd of `pid` over the socket of `--pidfd-socket`.

@@ -92,6 +92,13 @@ pub fn plan(configured: &[LinuxDevice]) -> Result<Vec<Device>> {
             mode: device.file_mode().unwrap_or(0o666) & 0o7777,
             owner: (device.uid().unwrap_or(0), device.gid().unwrap_or(0)),
         };
+        let earlier = configured[..index].iter().any(|one| one.path() == &device.path);
+        if earlier && !devices.contains(&device) {
+            return Err(Error::invalid_spec(
+                field("path"),
+                format!("{} is given twice, as different devices", device.path.display()),
+            ));
+        }
         devices.retain(|known| known.path != device.path);
         devices.push(device);
     }

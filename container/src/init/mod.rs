@@ -70,6 +70,12 @@ pub fn has_runtime_hooks(spec: &Spec) -> bool {
     })
 }
 
+/// Whether a hook may look for the root filesystem at its path, from within the mount namespace.
+fn has_hooks_inside(spec: &Spec) -> bool {
+    let create = spec.hooks().as_ref().and_then(|hooks| hooks.create_container().as_ref());
+    has_runtime_hooks(spec) || create.is_some_and(|hooks| !hooks.is_empty())
+}
+
 /// Goes all the way to the user's program. Never returns.
 pub fn run(mut context: Context<'_>, mut channel: Channel) -> ! {
     let done = prepare(&mut context, &mut channel).and_then(|program| {
@@ -215,7 +221,8 @@ fn file_systems(context: &mut Context<'_>, channel: &Channel, in_cgroup: &mut bo
         None => root::open(context.rootfs)?,
     };
     let root = root.as_fd();
-    root::attach(root)?;
+    let path = has_hooks_inside(context.spec).then_some(context.rootfs);
+    root::attach(root, path)?;
     let linux = context.spec.linux().as_ref();
     let place = Place {
         root,
@@ -242,6 +249,12 @@ fn file_systems(context: &mut Context<'_>, channel: &Channel, in_cgroup: &mut bo
     root::make_read_only(root, &paths(linux.and_then(|linux| linux.readonly_paths().as_ref())))?;
     root::mask(root, &paths(linux.and_then(|linux| linux.masked_paths().as_ref())))?;
     read_only(context, root)?;
+    make_cwd(context, root)?;
+    if context.no_pivot && path.is_some() {
+        root::move_to_slash(root)?;
+    }
+    root::switch(root, if context.no_pivot { Switch::Chroot } else { Switch::Pivot })?;
+    // Only now: pivot_root refuses a shared root.
     if let Some((propagation, depth)) = linux
         .and_then(|linux| linux.rootfs_propagation().as_deref())
         .and_then(options::propagation)
@@ -254,8 +267,7 @@ fn file_systems(context: &mut Context<'_>, channel: &Channel, in_cgroup: &mut bo
                 .map_err(|source| Error::failed("apply", "linux.rootfsPropagation", source))?;
         }
     }
-    make_cwd(context, root)?;
-    root::switch(root, if context.no_pivot { Switch::Chroot } else { Switch::Pivot })
+    Ok(())
 }
 
 fn dev_path() -> std::path::Components<'static> {

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use nix::fcntl::AT_FDCWD;
+use nix::fcntl::{AT_FDCWD, OFlag};
 use nix::mount::{MntFlags, umount2};
 use rkvm_oci::{Error, Result};
 
@@ -30,25 +30,38 @@ pub fn open(rootfs: &Path) -> Result<OwnedFd> {
     Ok(tree)
 }
 
-/// Attaches the root on top of `/` of this mount namespace, where it needs no place in the host's tree that the container's user could
-/// not reach.
+fn open_folder(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    nix::fcntl::open(path, flags, nix::sys::stat::Mode::empty())
+        .map_err(|errno| Error::failed("open", path.display(), errno))
+}
+
+/// Attaches the root on top of `/` of this mount namespace, where it needs no place in the host's tree that the
+/// container's user could not reach; or at its own path, where hooks look for it.
 ///
 /// # Errors
 /// A privilege is missing.
-pub fn attach(tree: BorrowedFd<'_>) -> Result<()> {
-    let slash = nix::fcntl::open(
-        "/",
-        nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_DIRECTORY | nix::fcntl::OFlag::O_CLOEXEC,
-        nix::sys::stat::Mode::empty(),
-    )
-    .map_err(|errno| failed("open", "/")(errno.into()))?;
+pub fn attach(tree: BorrowedFd<'_>, path: Option<&Path>) -> Result<()> {
+    let slash = open_folder(Path::new("/"))?;
     let error = failed("attach the root filesystem on", "/");
     // Nothing that happens here may reach the host; what the host mounts later may arrive here until the pivot.
     for (propagation, depth) in [(libc::MS_SLAVE, Depth::Tree), (libc::MS_PRIVATE, Depth::One)] {
         let attributes = MountAttr { propagation, ..MountAttr::default() };
         api::set_attributes(slash.as_fd(), depth, &attributes).map_err(&error)?;
     }
-    api::attach(tree, slash.as_fd()).map_err(error)
+    match path {
+        None => api::attach(tree, slash.as_fd()).map_err(error),
+        Some(path) => api::attach(tree, open_folder(path)?.as_fd()).map_err(error),
+    }
+}
+
+/// Moves the attached root on top of `/`, so that the host's tree is covered even without a pivot.
+///
+/// # Errors
+/// Its parent mount is shared.
+pub fn move_to_slash(root: BorrowedFd<'_>) -> Result<()> {
+    let slash = open_folder(Path::new("/"))?;
+    api::attach(root, slash.as_fd()).map_err(failed("move the root filesystem to", "/"))
 }
 
 /// How the root becomes the root.

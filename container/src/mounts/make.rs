@@ -40,7 +40,7 @@ pub fn mount(plan: &Plan, tree: Option<OwnedFd>, place: Place<'_>) -> Result<()>
             let mode = fstat(tree.as_fd()).map_err(|errno| failed(plan)(errno.into()))?.st_mode;
             let kind = if mode & libc::S_IFMT == libc::S_IFDIR { Kind::Folder } else { Kind::File };
             let target = target::ensure(place.root, &plan.destination, kind)?;
-            refuse_proc(plan, target.as_fd(), place.root)?;
+            protect_proc(plan, target.as_fd())?;
             mount::attach(tree.as_fd(), target.as_fd()).map_err(failed(plan))
         }
         Source::Remount => {
@@ -72,26 +72,46 @@ fn failed(plan: &Plan) -> impl Fn(std::io::Error) -> Error {
     }
 }
 
-/// Only a real procfs may cover /proc: with another one in its place, what the runtime writes below /proc would go where an
-/// image wants it to (CVE-2019-16884).
-fn refuse_proc(plan: &Plan, target: BorrowedFd<'_>, root: BorrowedFd<'_>) -> Result<()> {
-    let Some(proc) = target::find(root, Path::new("/proc"))? else { return Ok(()) };
-    let same = |a: BorrowedFd<'_>, b: BorrowedFd<'_>| -> nix::Result<bool> {
-        let (a, b) = (fstat(a)?, fstat(b)?);
-        Ok(a.st_ino == b.st_ino && a.st_dev == b.st_dev)
-    };
-    if !same(target, proc.as_fd()).map_err(|errno| failed(plan)(errno.into()))? {
+/// Files of /proc over which a mount is harmless: figures that lxcfs and the like replace. The list is runc's.
+const PROC_FILES: &[&str] = &[
+    "cpuinfo",
+    "diskstats",
+    "meminfo",
+    "stat",
+    "swaps",
+    "uptime",
+    "loadavg",
+    "slabinfo",
+    "net/dev",
+    "sys/kernel/ns_last_pid",
+    "sys/crypto/fips_enabled",
+];
+
+/// Only a real procfs may cover /proc, and nothing but a few files in it: with something else in their place, what the
+/// runtime or the container's programs write below /proc would go where an image wants it to (CVE-2019-16884).
+fn protect_proc(plan: &Plan, target: BorrowedFd<'_>) -> Result<()> {
+    let refuse =
+        |reason: &str| Err(Error::invalid_spec(format!("mounts[{}].destination", plan.index), reason));
+    let inside = plan.destination.strip_prefix("/proc").ok();
+    if inside.is_some_and(|path| path.as_os_str().is_empty()) {
+        let real = match &plan.source {
+            Source::Bind(source, _) => nix::sys::statfs::statfs(source)
+                .is_ok_and(|kind| kind.filesystem_type() == nix::sys::statfs::PROC_SUPER_MAGIC),
+            Source::Fs(kind, _) => kind == "proc",
+            Source::Remount => true,
+            Source::Cgroup => false,
+        };
+        return if real { Ok(()) } else { refuse("only a procfs can be mounted on /proc") };
+    }
+    let allowed = inside.is_some_and(|path| PROC_FILES.iter().any(|known| path == Path::new(known)));
+    // By the file system too: a symlink of the image could lead into it.
+    let on_proc =
+        nix::sys::statfs::fstatfs(target).map_err(|errno| failed(plan)(errno.into()))?.filesystem_type()
+            == nix::sys::statfs::PROC_SUPER_MAGIC;
+    if allowed || (!on_proc && inside.is_none()) || plan.source == Source::Remount {
         return Ok(());
     }
-    let Source::Bind(source, _) = &plan.source else { return Ok(()) };
-    let kind = nix::sys::statfs::statfs(source).map_err(|errno| failed(plan)(errno.into()))?;
-    if kind.filesystem_type() == nix::sys::statfs::PROC_SUPER_MAGIC {
-        return Ok(());
-    }
-    Err(Error::invalid_spec(
-        format!("mounts[{}].destination", plan.index),
-        "only a procfs can be mounted on /proc",
-    ))
+    refuse("it is inside /proc")
 }
 
 fn file_system(plan: &Plan, kind: &str, source: &str, place: Place<'_>) -> Result<()> {
@@ -99,6 +119,7 @@ fn file_system(plan: &Plan, kind: &str, source: &str, place: Place<'_>) -> Resul
         refuse_symlink(plan, place.root)?;
     }
     let target = target::ensure(place.root, &plan.destination, Kind::Folder)?;
+    protect_proc(plan, target.as_fd())?;
     let label = place.label.filter(|_| !matches!(kind, "proc" | "sysfs" | "mqueue"));
     let label = label.map(|label| format!("context={label}"));
     let data: Vec<&str> = plan.data.iter().map(String::as_str).chain(label.as_deref()).collect();
