@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rkvm_engine::namespaces::{Namespaces, NetNamespace, UidRange};
 use rkvm_engine::record::{ContainerRecord, NamespaceMode, NetworkMode};
@@ -89,6 +89,8 @@ impl Launcher<'_> {
         timeline.mark(Phase::Network);
         let me = std::process::id();
         let path = |fd: &OwnedFd| PathBuf::from(format!("/proc/{me}/fd/{}", fd.as_raw_fd()));
+        let own_program = std::env::current_exe()
+            .map_err(|source| Error::file("find the program of", "/proc/self", source))?;
         let spec = spec::build(&spec::Inputs {
             record,
             files,
@@ -97,7 +99,7 @@ impl Launcher<'_> {
             net_namespace: net.as_ref().map(path),
             joined: &joined.pids,
             volume_path: &|name| volumes.path(name),
-            init_program: Path::new("/proc/self/exe"),
+            init_program: &own_program,
         })?;
         let uid = spec.process().as_ref().map_or(0, |process| process.user().uid());
         let bundle = write_bundle(files.bundle(), spec)?;

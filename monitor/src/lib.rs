@@ -148,7 +148,7 @@ impl<'a> Monitor<'a> {
                 session.stopped = true;
                 let _ = running.workload.kill(Signal::KILL, rkvm_oci::backend::KillScope::All);
             }
-            sys::trim_heap();
+            sys::trim_memory();
             session.serve(&mut running);
             let exit_code = running.workload.wait().map_or(255, ExitStatus::code);
             let oom_killed = exit_code != 0

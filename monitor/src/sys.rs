@@ -11,12 +11,42 @@ pub fn close_inherited() {
     }
 }
 
-/// Gives unused heap back to the kernel: starting a container needs some, watching it does not.
-pub fn trim_heap() {
-    // SAFETY: malloc_trim may be called at any time.
+/// Gives memory back to the kernel that starting a container needed and watching it does not: unused heap, and the pages of the
+/// program itself, which come back from the page cache as they are used.
+pub fn trim_memory() {
+    // SAFETY: malloc_trim may be called at any time; the callback fits its type and the null data is not used by it.
     unsafe {
         libc::malloc_trim(0);
+        libc::dl_iterate_phdr(Some(drop_read_only_segments), std::ptr::null_mut());
     }
+}
+
+unsafe extern "C" fn drop_read_only_segments(
+    info: *mut libc::dl_phdr_info,
+    _size: usize,
+    _data: *mut libc::c_void,
+) -> libc::c_int {
+    // SAFETY: dl_iterate_phdr passes a valid description of a loaded object for the time of this call.
+    let info = unsafe { &*info };
+    // SAFETY: the headers are dlpi_phnum entries from dlpi_phdr on, and stay mapped as long as the object.
+    let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
+    let page = 4096;
+    for header in headers {
+        // Relocations change only segments that are writable when loaded.
+        let unchanged = header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0;
+        // No address: the kernel's vdso, or this program not being position independent.
+        if !unchanged || info.dlpi_addr == 0 {
+            continue;
+        }
+        let first = (info.dlpi_addr + header.p_vaddr) as usize & !(page - 1);
+        let length = header.p_memsz as usize & !(page - 1);
+        // SAFETY: the range is a private mapping of a file that is never written through, so dropped pages are read from the
+        // file again as they were. An error changes nothing.
+        unsafe {
+            libc::madvise(first as *mut libc::c_void, length, libc::MADV_DONTNEED);
+        }
+    }
+    0
 }
 
 /// Makes the program of `command` the leader of a process group of its own, in the foreground of its terminal if it has one.

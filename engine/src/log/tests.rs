@@ -62,6 +62,25 @@ fn rotation_keeps_so_many_files_and_a_follower_misses_nothing() {
 }
 
 #[test]
+fn one_large_write_is_rotated_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("json.log");
+    let config = LogConfig { max_size: 1_000, max_files: 2, enabled: true };
+    let mut writer = Writer::open(&path, config).unwrap();
+    let text: String = (0..100).map(|number| format!("line {number}\n")).collect();
+    writer.write(Stream::Stdout, text.as_bytes()).unwrap();
+    let sizes: Vec<u64> = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().metadata().unwrap().len())
+        .collect();
+    assert!(sizes.len() == 2 && sizes.iter().all(|size| *size <= 1_000), "{sizes:?}");
+    assert_eq!(texts(&mut Reader::new(&path), &ALL).last().unwrap(), "line 99\n");
+    writer.write(Stream::Stdout, &vec![b'x'; 5_000]).unwrap();
+    writer.finish().unwrap();
+    assert_eq!(texts(&mut Reader::new(&path), &ALL).last().unwrap().len(), 5_000);
+}
+
+#[test]
 fn tail_and_times_select() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("json.log");

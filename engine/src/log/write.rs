@@ -83,16 +83,24 @@ impl Writer {
         self.append(&entries)
     }
 
-    fn append(&mut self, entries: &[u8]) -> io::Result<()> {
-        if entries.is_empty() {
-            return Ok(());
-        }
-        if self.size > 0 && self.size + entries.len() as u64 > self.config.max_size {
-            self.rotate()?;
-        }
-        if let Some(file) = &mut self.file {
-            file.write_all(entries)?;
-            self.size += entries.len() as u64;
+    fn append(&mut self, mut entries: &[u8]) -> io::Result<()> {
+        while !entries.is_empty() {
+            let room = self.config.max_size.saturating_sub(self.size);
+            let mut part = fitting(entries, usize::try_from(room).unwrap_or(usize::MAX));
+            if part == 0 {
+                if self.size > 0 {
+                    self.rotate()?;
+                    continue;
+                }
+                // An entry that is larger than a whole file gets one of its own.
+                part = entries.iter().position(|byte| *byte == b'\n').map_or(entries.len(), |at| at + 1);
+            }
+            let (now, later) = entries.split_at(part);
+            if let Some(file) = &mut self.file {
+                file.write_all(now)?;
+            }
+            self.size += now.len() as u64;
+            entries = later;
         }
         Ok(())
     }
@@ -128,4 +136,12 @@ fn push_entry(out: &mut Vec<u8>, stream: Stream, text: &[u8], time: &str) -> io:
     out.extend_from_slice(time.as_bytes());
     out.extend_from_slice(b"\"}\n");
     Ok(())
+}
+
+/// Length of the whole entries at the beginning of `entries` that fit into `room` bytes.
+fn fitting(entries: &[u8], room: usize) -> usize {
+    if entries.len() <= room {
+        return entries.len();
+    }
+    entries[..room].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1)
 }

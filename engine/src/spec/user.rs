@@ -60,7 +60,9 @@ pub fn lookup(rootfs: &Path, wanted: &str, further: &[String]) -> Result<Found> 
         Some(group) => find_group(group)?,
         None => entry.and_then(|entry| entry.rest.first()?.parse().ok()).unwrap_or(0),
     };
-    let mut additional: Vec<u32> = Vec::new();
+    // The primary group is listed too: a process that can leave a group out of its list gains what is denied to
+    // that group (CVE-2022-36109).
+    let mut additional = vec![gid];
     if group.is_none()
         && let Some(entry) = entry
     {
@@ -72,11 +74,12 @@ pub fn lookup(rootfs: &Path, wanted: &str, further: &[String]) -> Result<Found> 
     for group in further {
         additional.push(find_group(group)?);
     }
-    additional.dedup();
+    let mut seen = std::collections::HashSet::new();
+    additional.retain(|group| seen.insert(*group));
     let mut user = User::default();
     user.set_uid(uid);
     user.set_gid(gid);
-    user.set_additional_gids((!additional.is_empty()).then_some(additional));
+    user.set_additional_gids(Some(additional));
     let home = entry.and_then(|entry| entry.rest.get(2)).filter(|home| !home.is_empty());
     Ok(Found { user, home: home.map_or("/", String::as_str).to_owned() })
 }
@@ -131,16 +134,16 @@ mod tests {
             let user = found(text).user;
             (user.uid(), user.gid(), user.additional_gids().clone())
         };
-        assert_eq!(ids(""), (0, 0, None));
-        assert_eq!(ids("web"), (33, 34, Some(vec![40])));
-        assert_eq!(ids("33"), (33, 34, Some(vec![40])));
-        assert_eq!(ids("web:shadow"), (33, 42, None));
-        assert_eq!(ids("1234"), (1234, 0, None));
-        assert_eq!(ids("1234:77"), (1234, 77, None));
+        assert_eq!(ids(""), (0, 0, Some(vec![0])));
+        assert_eq!(ids("web"), (33, 34, Some(vec![34, 40])));
+        assert_eq!(ids("33"), (33, 34, Some(vec![34, 40])));
+        assert_eq!(ids("web:shadow"), (33, 42, Some(vec![42])));
+        assert_eq!(ids("1234"), (1234, 0, Some(vec![0])));
+        assert_eq!(ids("1234:77"), (1234, 77, Some(vec![77])));
         assert_eq!(found("web").home, "/var/www");
         assert_eq!(found("1234").home, "/");
         let more = lookup(root.path(), "0", &["shadow".to_owned(), "9".to_owned()]).unwrap();
-        assert_eq!(more.user.additional_gids().clone().unwrap(), [42, 9]);
+        assert_eq!(more.user.additional_gids().clone().unwrap(), [0, 42, 9]);
     }
 
     #[test]

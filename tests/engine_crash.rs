@@ -1,0 +1,195 @@
+//! Killed clients and monitors, and reboots: the next command tells the truth and nothing stays behind.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rkvm_testing::{Sandbox, wait};
+
+fn sandbox() -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox.load_busybox();
+    sandbox
+}
+
+fn recorded(sandbox: &Sandbox, name: &str) -> serde_json::Value {
+    let id = std::fs::read_link(sandbox.root().join("lib/names").join(name)).unwrap();
+    let path = sandbox.root().join("lib/containers").join(id).join("state.json");
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn kill_monitor(sandbox: &Sandbox, name: &str) {
+    let pid = recorded(sandbox, name)["monitor_pid"].as_i64().unwrap() as i32;
+    assert!(pid > 1);
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    wait::until("the monitor's end", || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        (stat.is_empty() || stat.contains(") Z ")).then_some(())
+    });
+}
+
+#[test]
+fn a_killed_client_changes_nothing_for_the_container() {
+    let sandbox = sandbox();
+    let client = sandbox
+        .rkvm([
+            "run",
+            "--name",
+            "alone",
+            "--network",
+            "none",
+            "busybox",
+            "sh",
+            "-c",
+            "echo up; sleep 2; echo done; exit 3",
+        ])
+        .spawn();
+    wait::until("output", || client.stdout().contains("up").then_some(()));
+    client.signal(Signal::SIGKILL);
+    client.wait();
+    assert_eq!(sandbox.rkvm(["wait", "alone"]).ok().text(), "3");
+    assert_eq!(sandbox.rkvm(["logs", "alone"]).ok().text(), "up\ndone");
+    sandbox.rkvm(["rm", "alone"]).ok();
+}
+
+#[test]
+fn a_killed_client_ends_the_input_of_its_container() {
+    let sandbox = sandbox();
+    let client = sandbox
+        .rkvm([
+            "run",
+            "-i",
+            "--name",
+            "fed",
+            "--network",
+            "none",
+            "busybox",
+            "sh",
+            "-c",
+            "echo up; cat; exit 6",
+        ])
+        .stdin(vec![])
+        .spawn();
+    client.wait().expect_code(6);
+    sandbox.rkvm(["rm", "fed"]).ok();
+}
+
+#[test]
+fn a_killed_monitor_is_reported_and_cleaned_up() {
+    let sandbox = sandbox();
+    let port = rkvm_testing::free_port();
+    let publish = format!("127.0.0.1:{port}:80");
+    sandbox.rkvm(["run", "-d", "--name", "orphan", "-p", &publish, "busybox", "sleep", "1000"]).ok();
+    let init = recorded(&sandbox, "orphan")["pid"].as_i64().unwrap();
+    kill_monitor(&sandbox, "orphan");
+    let listed = sandbox.rkvm(["ps", "-a"]).ok().text();
+    assert!(listed.contains("Exited (137)"), "{listed}");
+    wait::until("the orphan's end", || {
+        // Whoever inherits a zombie reaps it in its own time.
+        let stat = std::fs::read_to_string(format!("/proc/{init}/stat")).unwrap_or_default();
+        (stat.is_empty() || stat.contains(") Z ")).then_some(())
+    });
+    sandbox.rkvm(["start", "orphan"]).ok();
+    sandbox.rkvm(["rm", "-f", "orphan"]).ok();
+    sandbox.assert_no_leaks();
+}
+
+#[test]
+fn a_foreground_client_survives_its_monitors_death() {
+    let sandbox = sandbox();
+    let client = sandbox
+        .rkvm(["run", "--name", "fore", "--network", "none", "busybox", "sh", "-c", "echo up; sleep 1000"])
+        .spawn();
+    wait::until("output", || client.stdout().contains("up").then_some(()));
+    kill_monitor(&sandbox, "fore");
+    let output = client.wait().expect_code(137);
+    assert!(output.stderr().contains("monitor"), "{output}");
+    sandbox.rkvm(["rm", "fore"]).ok();
+}
+
+#[test]
+fn a_killed_monitor_of_a_removed_container_leaves_nothing() {
+    let sandbox = sandbox();
+    sandbox
+        .rkvm([
+            "run",
+            "-d",
+            "--rm",
+            "--name",
+            "gone",
+            "--network",
+            "none",
+            "-v",
+            "/data",
+            "busybox",
+            "sleep",
+            "1000",
+        ])
+        .ok();
+    kill_monitor(&sandbox, "gone");
+    assert_eq!(sandbox.rkvm(["ps", "-aq"]).ok().text(), "");
+    assert_eq!(std::fs::read_dir(sandbox.root().join("lib/volumes")).unwrap().count(), 0);
+    sandbox.assert_no_leaks();
+}
+
+#[test]
+fn clients_and_monitors_killed_at_any_moment_of_a_start() {
+    let sandbox = sandbox();
+    for delay_ms in [0, 5, 10, 20, 35, 50, 80, 120, 200] {
+        for victim in ["rkvm", "rkvm-monitor"] {
+            let name = format!("c{delay_ms}{}", victim.len());
+            let client = sandbox.rkvm(["run", "-d", "--name", &name, "busybox", "sleep", "1000"]).spawn();
+            std::thread::sleep(Duration::from_millis(delay_ms));
+            if victim == "rkvm" {
+                client.signal(Signal::SIGKILL);
+            } else {
+                kill_monitors_of(&sandbox);
+            }
+            client.wait();
+            sandbox.rkvm(["ps", "-a"]).ok();
+            // A monitor that its client left alone goes on; wait until it has made up its mind.
+            wait::until("a state that can be removed", || {
+                let removed = sandbox.rkvm(["rm", "-f", &name]).run();
+                (removed.code == 0 && sandbox.rkvm(["ps", "-aq"]).ok().text().is_empty()).then_some(())
+            });
+        }
+    }
+    sandbox.rkvm(["ps", "-a"]).ok();
+    sandbox.assert_no_leaks();
+}
+
+/// Kills every monitor whose arguments name this sandbox.
+fn kill_monitors_of(sandbox: &Sandbox) {
+    let root = sandbox.root();
+    for entry in std::fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+        let line = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+        if line.contains("rkvm-monitor\0") && line.contains(root.to_str().unwrap()) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
+#[test]
+fn after_a_reboot_containers_count_as_exited_and_start_again() {
+    let sandbox = sandbox();
+    sandbox.rkvm(["run", "-d", "--name", "old", "--network", "none", "busybox", "sleep", "1000"]).ok();
+    let state = recorded(&sandbox, "old");
+    // What a reboot does: every process gone, and an empty run folder.
+    kill_monitor(&sandbox, "old");
+    let init = state["pid"].as_i64().unwrap();
+    kill(Pid::from_raw(init as i32), Signal::SIGKILL).unwrap();
+    wait::until("the end of init", || (!std::fs::exists(format!("/proc/{init}")).unwrap()).then_some(()));
+    for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().filter_map(Result::ok) {
+        let id = std::fs::read_link(sandbox.root().join("lib/names/old")).unwrap();
+        let _ = std::fs::remove_dir(hierarchy.path().join("rkvm").join(id));
+    }
+    std::fs::remove_dir_all(sandbox.root().join("run")).unwrap();
+    let listed = sandbox.rkvm(["ps", "-a"]).ok().text();
+    assert!(listed.contains("Exited (137)"), "{listed}");
+    sandbox.rkvm(["start", "old"]).ok();
+    assert_eq!(sandbox.rkvm(["exec", "old", "echo", "up"]).ok().text(), "up");
+    sandbox.rkvm(["rm", "-f", "old"]).ok();
+}

@@ -1,0 +1,138 @@
+//! Write layer, volumes, host folders, and who owns what inside and outside.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::os::unix::fs::MetadataExt;
+
+use rkvm_testing::Sandbox;
+
+fn sandbox() -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox.load_busybox();
+    sandbox
+}
+
+fn run(sandbox: &Sandbox, flags: &[&str], script: &str) -> rkvm_testing::Output {
+    sandbox.rkvm(["run", "--rm", "--network", "none"]).args(flags).args(["busybox", "sh", "-c", script]).run()
+}
+
+#[test]
+fn the_write_layer_lasts_as_long_as_the_container() {
+    let sandbox = sandbox();
+    let script = "echo x >> /kept; wc -l < /kept";
+    sandbox.rkvm(["create", "--name", "box", "--network", "none", "busybox", "sh", "-c", script]).ok();
+    assert_eq!(sandbox.rkvm(["start", "-a", "box"]).ok().text(), "1");
+    assert_eq!(sandbox.rkvm(["start", "-a", "box"]).ok().text(), "2");
+    sandbox.rkvm(["rm", "box"]).ok();
+    assert_eq!(run(&sandbox, &[], script).text(), "1");
+    assert_eq!(std::fs::read_dir(sandbox.root().join("lib/containers")).unwrap().count(), 0);
+}
+
+#[test]
+fn owners_are_the_containers_inside_and_on_disk() {
+    let sandbox = sandbox();
+    let host = sandbox.path().join("host");
+    std::fs::create_dir(&host).unwrap();
+    std::fs::write(host.join("from-host"), "x").unwrap();
+    std::os::unix::fs::chown(host.join("from-host"), Some(1000), Some(1000)).unwrap();
+    let bind = format!("{}:/host", host.display());
+    let script = "touch /host/root /vol/root; su user -c 'touch /tmp/user' ; \
+                  chown 1000:2000 /host/root; stat -c %u:%g /host/from-host /host/root /vol/root /tmp/user /bin/busybox; \
+                  cat /proc/self/uid_map";
+    let output = run(&sandbox, &["-v", &bind, "-v", "named:/vol"], script).expect_code(0);
+    let lines: Vec<String> =
+        output.text().lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(lines[..5], ["1000:1000", "1000:2000", "0:0", "1000:1000", "0:0"], "{output}");
+    let map: Vec<u32> = lines[5].split(' ').map(|number| number.parse().unwrap()).collect();
+    assert!(map[0] == 0 && map[1] >= 524_288 && map[1] % 65_536 == 0 && map[2] == 65_536, "{map:?}");
+    let owner = |path: &std::path::Path| {
+        let metadata = path.metadata().unwrap();
+        (metadata.uid(), metadata.gid())
+    };
+    assert_eq!(owner(&host.join("root")), (1000, 2000));
+    assert_eq!(owner(&sandbox.root().join("lib/volumes/named/_data/root")), (0, 0));
+    let whole =
+        run(&sandbox, &["--userns", "host", "-v", &bind], "cat /proc/self/uid_map; stat -c %u /host/root");
+    let words: Vec<String> = whole.text().split_whitespace().map(str::to_owned).collect();
+    assert_eq!(words, ["0", "0", "4294967295", "1000"]);
+    sandbox.rkvm(["volume", "rm", "named"]).ok();
+}
+
+#[test]
+fn volumes_and_binds_outlive_the_container() {
+    let sandbox = sandbox();
+    let host = sandbox.path().join("made-by-v");
+    let bind = format!("{}:/host", host.display());
+    run(&sandbox, &["-v", &bind, "-v", "data:/data"], "echo kept | tee /host/a > /data/a").expect_code(0);
+    assert_eq!(std::fs::read_to_string(host.join("a")).unwrap(), "kept\n");
+    assert_eq!(
+        run(&sandbox, &["-v", "data:/d:ro"], "cat /d/a; touch /d/b || echo read-only").text(),
+        "kept\nread-only"
+    );
+    assert_eq!(
+        run(&sandbox, &["-v", &format!("{bind}:ro")], "touch /host/b || echo read-only").text(),
+        "read-only"
+    );
+    sandbox.rkvm(["volume", "rm", "data"]).ok();
+}
+
+#[test]
+fn a_new_volume_has_the_images_content_with_its_owners() {
+    let sandbox = sandbox();
+    assert_eq!(
+        run(&sandbox, &["-v", "www:/www"], "cat /www/index.html; echo changed > /www/index.html").text(),
+        "it works"
+    );
+    assert_eq!(run(&sandbox, &["-v", "www:/www"], "cat /www/index.html").text(), "changed");
+    assert_eq!(
+        run(&sandbox, &["--mount", "type=volume,src=bare,dst=/www,volume-nocopy"], "ls /www").text(),
+        ""
+    );
+    sandbox.rkvm(["volume", "rm", "www", "bare"]).ok();
+}
+
+#[test]
+fn anonymous_volumes_go_with_rm_v_only() {
+    let sandbox = sandbox();
+    let volumes = || sandbox.rkvm(["volume", "ls", "-q"]).ok().text().lines().count();
+    for name in ["one", "two"] {
+        sandbox.rkvm(["run", "--network", "none", "--name", name, "-v", "/data", "busybox", "true"]).ok();
+    }
+    assert_eq!(volumes(), 2);
+    sandbox.rkvm(["rm", "one"]).ok();
+    assert_eq!(volumes(), 2);
+    sandbox.rkvm(["rm", "-v", "two"]).ok();
+    assert_eq!(volumes(), 1);
+    run(&sandbox, &["-v", "/data"], "true").expect_code(0);
+    assert_eq!(volumes(), 1);
+}
+
+#[test]
+fn default_mounts_are_dockers() {
+    let sandbox = sandbox();
+    let output = run(
+        &sandbox,
+        &["--tmpfs", "/t:size=1m,mode=700", "--shm-size", "8m"],
+        "
+        df -k /dev/shm | tail -1 | awk '{print $2}'
+        df -k /t | tail -1 | awk '{print $2}'; stat -c %a /t /dev/shm
+        touch /sys/x 2>&1 | grep -c Read-only
+        echo 1 2>&1 > /proc/sys/kernel/panic | grep -c Read-only
+        cat /proc/keys | wc -c; ls /dev/mqueue /dev/pts/ptmx
+        hostname; cat /etc/hostname",
+    );
+    let lines: Vec<String> = output.text().lines().map(str::to_owned).collect();
+    assert_eq!(lines[..7], ["8192", "1024", "700", "1777", "1", "1", "0"].map(str::to_owned), "{output}");
+    assert_eq!(lines[lines.len() - 1], lines[lines.len() - 2], "host name and its file: {output}");
+    assert_eq!(
+        run(&sandbox, &["--read-only"], "touch /x || echo no; touch /dev/shm/x && echo yes").text(),
+        "no\nyes"
+    );
+}
+
+#[test]
+fn shared_propagation_is_refused_with_its_reason() {
+    let sandbox = sandbox();
+    let bind = format!("{}:/host:rshared", sandbox.path().display());
+    assert!(run(&sandbox, &["-v", &bind], "true").expect_code(125).stderr().contains("not supported"));
+}
