@@ -20,7 +20,7 @@ mod workload;
 use std::path::Path;
 
 use oci_spec::runtime::Features;
-use rkvm_oci::{Backend, CreateRequest, Isolation, Record, Result, Workload};
+use rkvm_oci::{Backend, Bundle, CreateRequest, Isolation, Record, Result, Workload};
 
 use workload::Container;
 
@@ -56,6 +56,14 @@ impl Backend for ContainerBackend {
         let (id, bundle, state_dir) = (request.id, request.bundle, request.state_dir);
         let created = create::create(request)?;
         Ok(Box::new(Container::created(id, &bundle.path, state_dir, created)))
+    }
+
+    fn clean(&self, id: &str, bundle: &Bundle) -> Result<()> {
+        // Its processes are in its cgroup, or wait for a runtime that is gone and end by themselves.
+        let path = bundle.spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
+        let Some(cgroup) = cgroup::Cgroup::locate(path, id)? else { return Ok(()) };
+        cgroup.kill_all()?;
+        cgroup.remove()
     }
 
     fn open(&self, record: &Record, state_dir: &Path) -> Result<Box<dyn Workload>> {

@@ -236,19 +236,32 @@ impl Engine {
         Ok(network?)
     }
 
+    /// Cleans up after a start that was killed before the runtime's record was written.
+    fn clean_unrecorded(&self, id: &str) -> Result<()> {
+        let dir = self.paths.runtime().dir(id);
+        if !dir.exists() {
+            return Ok(());
+        }
+        // The bundle is written before the runtime is called, so without one there is nothing to find. Once the record is
+        // gone too, it is the end of a removal that was killed.
+        let record = store::peek(&self.paths, id);
+        let bundle = rkvm_oci::Bundle::load(&self.paths.container(id).bundle());
+        if let (Ok(container), Ok(bundle)) = (record, bundle) {
+            self.backend(container.record.isolation)?.clean(id, &bundle)?;
+        }
+        match std::fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::file("remove", dir, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn clean_runtime(&self, id: &str) -> Result<()> {
         let runtime_store = self.paths.runtime();
         let record = match runtime_store.peek(id) {
             Ok(record) => record,
-            Err(rkvm_oci::Error::NotFound { .. }) => {
-                let dir = runtime_store.dir(id);
-                return match std::fs::remove_dir_all(&dir) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                        Err(Error::file("remove", dir, error))
-                    }
-                    _ => Ok(()),
-                };
-            }
+            Err(rkvm_oci::Error::NotFound { .. }) => return self.clean_unrecorded(id),
             Err(error) => return Err(error.into()),
         };
         let backend = self.backend(record.isolation)?;

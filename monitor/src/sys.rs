@@ -49,16 +49,19 @@ unsafe extern "C" fn drop_read_only_segments(
     0
 }
 
-/// Makes the program of `command` the leader of a process group of its own, in the foreground of its terminal if it has one.
+/// Makes the program of `command` the leader of a process group of its own, in the foreground of its terminal if it has one,
+/// and unblocks all signals for it.
 pub fn in_foreground_group(command: &mut Command) {
     let enter = || {
-        // SAFETY: all four are async-signal-safe, which is what is allowed between fork and exec; tcsetpgrp from a background
-        // group sends SIGTTOU unless that is ignored.
+        // SAFETY: all of these are async-signal-safe, which is what is allowed between fork and exec; `none` is initialised by
+        // sigemptyset. tcsetpgrp from a background group sends SIGTTOU, which the init has blocked; std passes the mask on
+        // to children, so it is cleared last.
         unsafe {
             libc::setpgid(0, 0);
-            libc::signal(libc::SIGTTOU, libc::SIG_IGN);
             libc::tcsetpgrp(0, libc::getpid());
-            libc::signal(libc::SIGTTOU, libc::SIG_DFL);
+            let mut none: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut none);
+            libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
         }
         Ok(())
     };

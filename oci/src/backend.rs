@@ -172,6 +172,13 @@ pub trait Backend {
     /// Anything that keeps the sandbox from being made; then nothing of it is left behind.
     fn create(&self, request: CreateRequest<'_>) -> Result<Box<dyn Workload>>;
 
+    /// Removes what a [`Backend::create`] that was killed before it returned may have left: nothing recorded it, so the
+    /// bundle must be enough to find it. Nothing to remove is no error.
+    ///
+    /// # Errors
+    /// Something cannot be removed; the message names it.
+    fn clean(&self, id: &str, bundle: &Bundle) -> Result<()>;
+
     /// Finds the workload that `create` made, from its record.
     ///
     /// # Errors

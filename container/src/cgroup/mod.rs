@@ -104,6 +104,23 @@ impl Cgroup {
         Ok(cgroup)
     }
 
+    /// The cgroup that [`Cgroup::create`] with the same path and id made, wholly or in part; `None` when there is nothing of it.
+    ///
+    /// # Errors
+    /// The path is not usable, or the host's hierarchies cannot be listed.
+    pub fn locate(cgroups_path: Option<&Path>, id: &str) -> Result<Option<Self>> {
+        let relative = path::resolve(cgroups_path, id)?;
+        let host::Mounts { v1, v2 } = host::discover()?;
+        let v1 = V1::locate(v1, &relative);
+        let v2 = v2.and_then(|mount| V2::locate(mount, &relative));
+        Ok(match (v1, v2) {
+            (Some(v1), Some(v2)) => Some(Self::Hybrid(v1, v2)),
+            (Some(v1), None) => Some(Self::V1(v1)),
+            (None, Some(v2)) => Some(Self::V2(v2)),
+            (None, None) => None,
+        })
+    }
+
     fn apply(&self, resources: &LinuxResources, moment: Moment) -> Result<()> {
         match self {
             Self::V1(v1) => v1.apply(resources, moment),

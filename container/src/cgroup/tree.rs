@@ -37,6 +37,12 @@ fn is_zero(number: &usize) -> bool {
 }
 
 impl Folder {
+    /// The folder that is there already.
+    pub fn find(mount: &Path, relative: &Path) -> Option<Self> {
+        let path = mount.join(relative);
+        path.is_dir().then_some(Self { path, made_ancestors: 0 })
+    }
+
     /// Makes `mount`/`relative`, with ancestors. An existing folder is taken over only while no process is in it and
     /// it is not frozen: otherwise two containers would share limits, and one's kill would hit the other.
     ///

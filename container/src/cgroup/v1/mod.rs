@@ -33,6 +33,15 @@ struct Hierarchy {
 }
 
 impl V1 {
+    /// The folders that there are; `None` when there is none.
+    pub(super) fn locate(mounts: Vec<V1Mount>, relative: &Path) -> Option<Self> {
+        let found = mounts.into_iter().filter_map(|V1Mount { controllers, mount }| {
+            Some(Hierarchy { controllers, folder: Folder::find(&mount, relative)? })
+        });
+        let hierarchies: Vec<Hierarchy> = found.collect();
+        (!hierarchies.is_empty()).then_some(Self { hierarchies })
+    }
+
     /// Makes the folder in every hierarchy.
     pub(super) fn create(mounts: Vec<V1Mount>, relative: &Path) -> Result<Self> {
         let mut made = Self { hierarchies: Vec::with_capacity(mounts.len()) };

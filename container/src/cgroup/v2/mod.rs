@@ -32,6 +32,12 @@ pub struct V2 {
 }
 
 impl V2 {
+    /// The folder, if there is one.
+    pub(super) fn locate(mount: PathBuf, relative: &Path) -> Option<Self> {
+        let folder = Folder::find(&mount, relative)?;
+        Some(Self { mount, folder })
+    }
+
     /// Makes the folder.
     pub(super) fn create(mount: PathBuf, relative: &Path) -> Result<Self> {
         let (folder, _) = Folder::make(&mount, relative)?;
