@@ -10,6 +10,7 @@ use rkvm_oci::{Phase, Timeline};
 
 use crate::attach::keys::DetachKeys;
 use crate::attach::{self, SignalProxy, terminal};
+use crate::commands::EXIT_ENGINE;
 use crate::context::Context;
 use crate::flags::{Attachment, ContainerFlags, pull};
 use crate::pulling::Show;
@@ -94,7 +95,23 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
     if let (Some(format), Some(timeline)) = (args.timings, &timeline) {
         timings::print(timeline, format)?;
     }
+    if let attach::End::Failed(failed) = &end {
+        forget_unless_started(&engine, &id, failed.exit_code)?;
+    }
     Ok(start::report(end))
+}
+
+/// Removes a container that the engine could not start: nothing of it is left to look at. One whose program could not be
+/// executed stays, as with Docker.
+fn forget_unless_started(engine: &Engine, id: &str, exit_code: u8) -> Result<()> {
+    if exit_code != EXIT_ENGINE {
+        return Ok(());
+    }
+    match store::lock(&engine.paths, id) {
+        Ok(locked) => Ok(engine.remove(locked, AnonymousVolumes::Remove)?),
+        Err(rkvm_engine::Error::NoSuchContainer(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn detached(
@@ -112,6 +129,7 @@ fn detached(
             Ok(0)
         }
         Ok(StartResult::Failed(failed)) => {
+            forget_unless_started(engine, id, failed.exit_code)?;
             eprintln!("rkvm: {}", failed.message);
             Ok(failed.exit_code)
         }

@@ -24,6 +24,7 @@ mod tests;
 mod usage;
 
 use std::fs;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use oci_spec::image::ImageConfiguration;
@@ -194,9 +195,16 @@ impl Store {
 
     /// To be held from before content is written until the index names it.
     pub(crate) fn adding(&self) -> Result<Adding> {
+        fs::create_dir_all(&self.root).map_err(Error::io("create", &self.root))?;
+        // For root alone: an image may hold set-user-id programs, and on disk their owner is the host's root. Any user of the host who
+        // could reach them there could run them.
         for folder in ["blobs/sha256", "layers", "ingest", "uses"] {
             let path = self.root.join(folder);
-            fs::create_dir_all(&path).map_err(Error::io("create", &path))?;
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&path)
+                .map_err(Error::io("create", &path))?;
         }
         Ok(Adding { _lock: Lock::shared(&self.lock_path("store"))? })
     }
