@@ -161,7 +161,7 @@ impl Http {
         }
         match self.agent.get(format!("{secure}/v2/")).call() {
             Ok(_) => Ok(secure),
-            Err(error @ ureq::Error::Rustls(_)) if speaks_tls(&error) => Err(self.failed(error)),
+            Err(error) if speaks_tls(&error) => Err(self.failed(error)),
             Err(error @ (ureq::Error::HostNotFound | ureq::Error::Timeout(_))) => Err(self.failed(error)),
             Err(ureq::Error::Io(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
                 Err(self.failed(error.into()))
@@ -237,7 +237,7 @@ impl Http {
     /// What a failed request means.
     pub(super) fn failed(&self, error: ureq::Error) -> Error {
         let registry = self.registry.clone();
-        if matches!(&error, ureq::Error::Rustls(_)) && speaks_tls(&error) {
+        if speaks_tls(&error) {
             return Error::Untrusted { registry, source: Box::new(error) };
         }
         let source = match error {
@@ -260,6 +260,7 @@ impl Http {
 
 /// Whether the other side speaks TLS but shows a certificate that is not trusted, or refuses ours.
 fn speaks_tls(error: &ureq::Error) -> bool {
+    // It comes as an error of rustls or, from the handshake that the first read makes, wrapped into one of input and output.
     // The variants of rustls are not part of ureq's interface; what it prints is stable enough to tell these two.
     let text = error.to_string();
     text.contains("certificate") || text.contains("received fatal alert")

@@ -68,21 +68,23 @@ impl Store {
         }
         let workers = thread::available_parallelism().map_or(1, usize::from).min(locked.len());
         let queue = Mutex::new(locked);
-        let results: Vec<Result<Vec<Unpacked>>> = thread::scope(|scope| {
-            let work = || {
-                let mut done = vec![];
-                // A poisoned queue means that another worker panicked; what it left in the queue is still to be done.
-                while let Some((layer, lock)) = queue.lock().unwrap_or_else(|e| e.into_inner()).pop() {
-                    match self.unpack_aside(layer, lock, limits) {
-                        Ok(unpacked) => done.push(unpacked),
-                        Err(error) => {
-                            queue.lock().unwrap_or_else(|e| e.into_inner()).clear();
-                            return Err(error);
-                        }
+        // A closure, so that the guard is gone before the layer is unpacked: the others take theirs meanwhile. A poisoned
+        // queue means that another worker panicked; what it left is still to be done.
+        let take = || queue.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).pop();
+        let work = || {
+            let mut done = vec![];
+            while let Some((layer, lock)) = take() {
+                match self.unpack_aside(layer, lock, limits) {
+                    Ok(unpacked) => done.push(unpacked),
+                    Err(error) => {
+                        while take().is_some() {}
+                        return (done, Some(error));
                     }
                 }
-                Ok(done)
-            };
+            }
+            (done, None)
+        };
+        let results: Vec<(Vec<Unpacked>, Option<Error>)> = thread::scope(|scope| {
             let handles: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
             handles
                 .into_iter()
@@ -91,11 +93,9 @@ impl Store {
         });
         let mut unpacked = vec![];
         let mut failure = None;
-        for result in results {
-            match result {
-                Ok(done) => unpacked.extend(done),
-                Err(error) => failure = failure.or(Some(error)),
-            }
+        for (done, error) in results {
+            unpacked.extend(done);
+            failure = failure.or(error);
         }
         if let Some(error) = failure {
             for layer in &unpacked {
