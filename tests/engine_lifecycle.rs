@@ -202,7 +202,8 @@ fn an_init_reaps_and_passes_signals_and_codes_on() {
     assert!(run("cat /proc/1/comm").text().starts_with("rkvm-init"));
     assert_eq!(run("exit 8").code, 8);
     assert_eq!(run("kill -TERM $$").code, 143);
-    let zombies = run("(sleep 0 & exec sleep 0.1) ; sleep 0.5; cat /proc/[0-9]*/stat | grep -c ') Z ' || true");
+    let zombies =
+        run("(sleep 0 & exec sleep 0.1) ; sleep 0.5; cat /proc/[0-9]*/stat | grep -c ') Z ' || true");
     assert_eq!(zombies.text().lines().last(), Some("0"), "{zombies}");
     sandbox.rkvm(["run", "--rm", "--init", "--network", "none", "busybox", "nope"]).run().expect_code(127);
 }

@@ -82,7 +82,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Spec> {
     process.set_terminal(Some(record.process.tty));
     process.set_oom_score_adj(record.limits.oom_score_adj);
     spec.set_process(Some(process));
-    spec.set_mounts(Some(mounts::mounts(inputs)?));
+    spec.set_mounts(Some(mounts::mounts(inputs)));
     if !record.annotations.is_empty() {
         spec.set_annotations(Some(record.annotations.clone().into_iter().collect()));
     }

@@ -2,15 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxIdMappingBuilder, Mount};
+use oci_spec::runtime::Mount;
 
 use super::{DEFAULT_SHM_BYTES, INIT_PATH, Inputs};
-use crate::error::Result;
-use crate::namespaces::RANGE;
 use crate::record::{MountConfig, MountKind, NamespaceMode};
 
 /// All mounts, in the order in which they are made.
-pub fn mounts(inputs: &Inputs<'_>) -> Result<Vec<Mount>> {
+pub fn mounts(inputs: &Inputs<'_>) -> Vec<Mount> {
     let record = inputs.record;
     let taken = |target: &str| record.mounts.iter().any(|mount| same_path(&mount.target, target));
     let mut mounts = defaults(inputs);
@@ -21,7 +19,7 @@ pub fn mounts(inputs: &Inputs<'_>) -> Result<Vec<Mount>> {
         ("/etc/hosts", inputs.files.hosts()),
     ] {
         if !taken(target) && source.exists() {
-            mounts.push(bind(inputs, &source, target, &["bind", "rprivate"])?);
+            mounts.push(bind(inputs, &source, target, &["bind", "rprivate"]));
         }
     }
     if record.process.init {
@@ -30,15 +28,13 @@ pub fn mounts(inputs: &Inputs<'_>) -> Result<Vec<Mount>> {
             inputs.init_program,
             INIT_PATH,
             &["bind", "ro", "nosuid", "nodev", "rprivate"],
-        )?);
+        ));
     }
     let mut wanted: Vec<&MountConfig> = record.mounts.iter().collect();
     // A mount within another one must come after it.
     wanted.sort_by_key(|mount| Path::new(&mount.target).components().count());
-    for mount in wanted {
-        mounts.push(user_mount(inputs, mount)?);
-    }
-    Ok(mounts)
+    mounts.extend(wanted.into_iter().map(|mount| user_mount(inputs, mount)));
+    mounts
 }
 
 fn same_path(a: &str, b: &str) -> bool {
@@ -85,23 +81,16 @@ fn defaults(inputs: &Inputs<'_>) -> Vec<Mount> {
     mounts
 }
 
-/// A bind mount that shows on-disk owners as the container's ids.
-fn bind(inputs: &Inputs<'_>, source: &Path, target: &str, options: &[&str]) -> Result<Mount> {
-    let mut mount = mount("bind", source, target, options);
-    if let Some(base) = inputs.uid_base {
-        let mapping =
-            LinuxIdMappingBuilder::default().container_id(0_u32).host_id(base).size(RANGE).build()?;
-        mount.set_uid_mappings(Some(vec![mapping]));
-        mount.set_gid_mappings(Some(vec![mapping]));
-        let recursive = options.contains(&"rbind");
-        if let Some(options) = mount.options_mut() {
-            options.push(if recursive { "ridmap" } else { "idmap" }.to_owned());
-        }
+/// A bind mount that shows on-disk owners as the container's ids: mapped by its own user namespace, so no mapping is given.
+fn bind(inputs: &Inputs<'_>, source: &Path, target: &str, options: &[&str]) -> Mount {
+    let mut options = options.to_vec();
+    if inputs.uid_base.is_some() {
+        options.push(if options.contains(&"rbind") { "ridmap" } else { "idmap" });
     }
-    Ok(mount)
+    mount("bind", source, target, &options)
 }
 
-fn user_mount(inputs: &Inputs<'_>, wanted: &MountConfig) -> Result<Mount> {
+fn user_mount(inputs: &Inputs<'_>, wanted: &MountConfig) -> Mount {
     match &wanted.kind {
         MountKind::Bind { source, propagation, recursive } => {
             let mut options = vec![if *recursive { "rbind" } else { "bind" }, propagation.as_str()];
@@ -120,16 +109,14 @@ fn user_mount(inputs: &Inputs<'_>, wanted: &MountConfig) -> Result<Mount> {
         MountKind::Tmpfs { options } => {
             let mut all = vec!["noexec", "nosuid", "nodev"];
             for option in options {
-                all.retain(|other| *other != option.strip_prefix("no").map_or("", |_| option.as_str()));
-                if matches!(option.as_str(), "exec" | "suid" | "dev") {
-                    all.retain(|other| other.strip_prefix("no") != Some(option.as_str()));
-                }
+                // The user's word replaces the default one: `exec` that of `noexec`.
+                all.retain(|other| other.strip_prefix("no") != Some(option.as_str()) && other != option);
                 all.push(option);
             }
             if wanted.read_only {
                 all.push("ro");
             }
-            Ok(mount("tmpfs", Path::new("tmpfs"), &wanted.target, &all))
+            mount("tmpfs", Path::new("tmpfs"), &wanted.target, &all)
         }
     }
 }
