@@ -3,8 +3,6 @@
 mod layout;
 mod load;
 mod save;
-#[cfg(test)]
-mod tests;
 
 pub use load::Loaded;
 pub use save::Saved;
