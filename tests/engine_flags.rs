@@ -182,3 +182,10 @@ fn a_cidfile_and_labels_are_written() {
     assert_eq!(inspect[0]["Config"]["Labels"]["a"], "b");
     sandbox.rkvm(["rm", "labelled"]).ok();
 }
+
+#[test]
+fn a_device_is_given_under_another_name() {
+    let sandbox = sandbox();
+    let script = "echo x > /dev/other && test -c /dev/other && echo written; head -c 1 /dev/other | wc -c";
+    assert_eq!(text(&sandbox, &["--device", "/dev/null:/dev/other:rw"], script), "written\n0");
+}

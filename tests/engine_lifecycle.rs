@@ -246,3 +246,45 @@ fn timings_name_every_phase_of_a_container() {
         report["phases"].as_array().unwrap().iter().map(|phase| phase["ns"].as_u64().unwrap()).sum();
     assert_eq!(report["total_ns"].as_u64().unwrap(), sum);
 }
+
+#[test]
+fn a_monitor_keeps_little_memory() {
+    let sandbox = sandbox();
+    let mut monitors = Vec::new();
+    for name in ["one", "two"] {
+        sandbox.rkvm(["run", "-d", "--name", name, "--network", "none", "busybox", "sleep", "1000"]).ok();
+        let id = std::fs::read_link(sandbox.root().join("lib/names").join(name)).unwrap();
+        let state = std::fs::read(sandbox.root().join("lib/containers").join(id).join("state.json")).unwrap();
+        let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
+        monitors.push(state["monitor_pid"].as_i64().unwrap());
+    }
+    // With two of them, the pages of the program itself are shared.
+    let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", monitors[1])).unwrap();
+    let private: u64 = rollup
+        .lines()
+        .filter(|line| line.starts_with("Private_Clean") || line.starts_with("Private_Dirty"))
+        .map(|line| line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap())
+        .sum();
+    assert!(private <= 3 * 1024, "{private} KiB");
+    let comm = std::fs::read_to_string(format!("/proc/{}/status", monitors[1])).unwrap();
+    assert!(comm.contains("Threads:\t1"), "{comm}");
+    sandbox.rkvm(["rm", "-f", "one", "two"]).ok();
+}
+
+#[test]
+fn a_restarting_container_can_be_stopped_and_removed() {
+    let sandbox = sandbox();
+    for name in ["stop-me", "rm-me"] {
+        sandbox
+            .rkvm(["run", "-d", "--name", name, "--restart", "always", "busybox", "sh", "-c", "exit 1"])
+            .ok();
+        wait::until("a longer pause", || {
+            let state = state(&sandbox, name);
+            (state["Status"] == "restarting" && sandbox.rkvm(["logs", name]).run().code == 0).then_some(())
+        });
+    }
+    sandbox.rkvm(["stop", "stop-me"]).ok();
+    assert_eq!(state(&sandbox, "stop-me")["Status"], "exited");
+    sandbox.rkvm(["rm", "stop-me"]).ok();
+    sandbox.rkvm(["rm", "-f", "rm-me"]).ok();
+}

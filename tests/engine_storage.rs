@@ -44,7 +44,7 @@ fn owners_are_the_containers_inside_and_on_disk() {
         output.text().lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     assert_eq!(lines[..5], ["1000:1000", "1000:2000", "0:0", "1000:1000", "0:0"], "{output}");
     let map: Vec<u32> = lines[5].split(' ').map(|number| number.parse().unwrap()).collect();
-    assert!(map[0] == 0 && map[1] >= 524_288 && map[1] % 65_536 == 0 && map[2] == 65_536, "{map:?}");
+    assert!(map[0] == 0 && map[1] >= 524_288 && map[1].is_multiple_of(65_536) && map[2] == 65_536, "{map:?}");
     let owner = |path: &std::path::Path| {
         let metadata = path.metadata().unwrap();
         (metadata.uid(), metadata.gid())

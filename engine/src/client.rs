@@ -116,7 +116,7 @@ impl Connection {
                 return Ok(None);
             }
             self.socket.set_read_timeout(left).map_err(|_| lost())?;
-            match self.decoder.next().map_err(|_| lost())? {
+            match self.decoder.next_frame().map_err(|_| lost())? {
                 Some((Kind::Exited, payload)) => return parse(&payload, id).map(Some),
                 Some(_) => continue,
                 None => {}

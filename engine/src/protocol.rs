@@ -146,7 +146,7 @@ impl Decoder {
     ///
     /// # Errors
     /// What came is no frame.
-    pub fn next(&mut self) -> io::Result<Option<(Kind, Vec<u8>)>> {
+    pub fn next_frame(&mut self) -> io::Result<Option<(Kind, Vec<u8>)>> {
         let Some((header, rest)) = self.buffer.split_at_checked(HEADER) else { return Ok(None) };
         let length = u32::from_le_bytes([header[1], header[2], header[3], header[4]]) as usize;
         let kind = Kind::from_byte(header[0]).filter(|_| length <= MAX_PAYLOAD);
@@ -167,7 +167,7 @@ impl Decoder {
     /// Those of the read, or what came is no frame.
     pub fn wait(&mut self, socket: &UnixStream) -> io::Result<Option<(Kind, Vec<u8>)>> {
         loop {
-            if let Some(frame) = self.next()? {
+            if let Some(frame) = self.next_frame()? {
                 return Ok(Some(frame));
             }
             match self.fill(socket) {
@@ -216,7 +216,7 @@ mod tests {
             let mut frames = Vec::new();
             for part in [&bytes[..cut], &bytes[cut..]] {
                 decoder.fill(part).unwrap();
-                while let Some(frame) = decoder.next().unwrap() {
+                while let Some(frame) = decoder.next_frame().unwrap() {
                     frames.push(frame);
                 }
             }
@@ -229,7 +229,7 @@ mod tests {
         for bytes in [[1, 255, 255, 255, 255], [99, 0, 0, 0, 0]] {
             let mut decoder = Decoder::default();
             decoder.fill(&bytes[..]).unwrap();
-            assert!(decoder.next().is_err());
+            assert!(decoder.next_frame().is_err());
         }
     }
 

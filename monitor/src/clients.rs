@@ -70,7 +70,7 @@ impl Client {
 
     /// The next frame; the first one must be a [`Hello`], which is kept and given too. Whoever sends something else is cut off.
     pub fn next_frame(&mut self) -> Option<(Kind, Vec<u8>)> {
-        let frame = match self.decoder.next() {
+        let frame = match self.decoder.next_frame() {
             Ok(frame) => frame?,
             Err(_) => {
                 self.gone = true;

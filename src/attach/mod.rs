@@ -194,7 +194,7 @@ impl Attached<'_> {
     /// Reads what the monitor sent; output goes on to the client's own streams.
     fn receive(&mut self, on_start: &mut impl FnMut(Started)) -> Result<Option<End>> {
         loop {
-            while let Some((kind, payload)) = self.connection.decoder.next()? {
+            while let Some((kind, payload)) = self.connection.decoder.next_frame()? {
                 match kind {
                     Kind::Stdout => write_all(io::stdout(), &payload),
                     Kind::Stderr => write_all(io::stderr(), &payload),

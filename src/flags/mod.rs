@@ -58,6 +58,8 @@ pub struct ContainerFlags {
     /// Log rotation: max-size=10m, max-file=5
     #[arg(long = "log-opt", value_name = "OPTION")]
     log_options: Vec<String>,
+    // No doc comment: clap would take it for the help of what is flattened.
+    #[allow(missing_docs)]
     #[command(flatten)]
     pub process: process::ProcessFlags,
     #[command(flatten)]

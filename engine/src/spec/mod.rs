@@ -185,10 +185,11 @@ fn linux(inputs: &Inputs<'_>, capabilities: &[String]) -> Result<Linux> {
     linux.set_namespaces(Some(namespaces(inputs)?));
     let parent = security.cgroup_parent.as_deref().unwrap_or("/rkvm");
     linux.set_cgroups_path(Some(Path::new("/").join(parent).join(&record.id)));
-    let devices = devices::devices(security)?;
+    let mut devices = devices::devices(security)?;
     let mut resources = resources::resources(&record.limits);
     resources.set_devices(Some(devices::rules(security, &devices)?));
     linux.set_resources(Some(resources));
+    devices.retain(|device| mounts::moved_devices(inputs).all(|moved| moved.container != *device.path()));
     linux.set_devices(Some(devices));
     linux.set_sysctl(Some(sysctls(inputs)));
     linux.set_rootfs_propagation(None);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::Mount;
 
 use super::{DEFAULT_SHM_BYTES, INIT_PATH, Inputs};
-use crate::record::{MountConfig, MountKind, NamespaceMode};
+use crate::record::{DeviceMapping, MountConfig, MountKind, NamespaceMode};
 
 /// All mounts, in the order in which they are made.
 pub fn mounts(inputs: &Inputs<'_>) -> Vec<Mount> {
@@ -22,6 +22,9 @@ pub fn mounts(inputs: &Inputs<'_>) -> Vec<Mount> {
             mounts.push(bind(inputs, &source, target, &["bind", "rprivate"]));
         }
     }
+    for device in moved_devices(inputs) {
+        mounts.push(mount("bind", &device.host, &device.container.to_string_lossy(), &["bind", "rprivate"]));
+    }
     if record.process.init {
         mounts.push(bind(
             inputs,
@@ -35,6 +38,14 @@ pub fn mounts(inputs: &Inputs<'_>) -> Vec<Mount> {
     wanted.sort_by_key(|mount| Path::new(&mount.target).components().count());
     mounts.extend(wanted.into_iter().map(|mount| user_mount(inputs, mount)));
     mounts
+}
+
+/// Devices that are to have another path inside. In a user namespace no device file can be made, so the host's own is bound there.
+pub(super) fn moved_devices<'a>(inputs: &'a Inputs<'_>) -> impl Iterator<Item = &'a DeviceMapping> {
+    let devices = &inputs.record.security.devices;
+    devices.iter().filter(|device| {
+        inputs.uid_base.is_some() && device.host != device.container && !device.host.is_dir()
+    })
 }
 
 fn same_path(a: &str, b: &str) -> bool {
