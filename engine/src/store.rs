@@ -183,7 +183,7 @@ pub fn ids(paths: &Paths) -> Result<Vec<String>> {
         if files.state().exists() {
             found.push(name);
         } else {
-            sweep(&files);
+            sweep(paths, &files, &name);
         }
     }
     found.sort();
@@ -191,12 +191,15 @@ pub fn ids(paths: &Paths) -> Result<Vec<String>> {
 }
 
 /// Removes a folder that has no state.json, unless a command is at work on it.
-fn sweep(files: &ContainerPaths) {
+fn sweep(paths: &Paths, files: &ContainerPaths, id: &str) {
     let Ok(folder) = File::open(files.dir()) else { return };
     if let Ok(lock) = Flock::lock(folder, FlockArg::LockExclusiveNonblock)
         && !files.state().exists()
     {
-        // The next listing tries again.
+        // It may have claimed its name and not yet written it down. What cannot be removed, the next listing tries again.
+        for link in fs::read_dir(paths.names()).into_iter().flatten().flatten() {
+            release_name(paths, &link.file_name().to_string_lossy(), id);
+        }
         let _ = remove_folder(files, lock);
     }
 }

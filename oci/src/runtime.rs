@@ -55,6 +55,7 @@ pub fn create(
     let CreateOptions { id, bundle, stdio, preserve_fds, no_pivot, keyring } = options;
     let rootfs = bundle.rootfs()?;
     let entry = store.create(id)?;
+    entry.name_bundle(&bundle.path)?;
     let mut record = Record {
         oci_version: bundle.spec.version().clone(),
         id: id.to_owned(),
@@ -97,6 +98,22 @@ pub fn create(
         return Err(error);
     }
     Ok(workload)
+}
+
+/// Removes what a [`create`] left that was killed before it wrote a record, and does nothing when there is no such container.
+///
+/// # Errors
+/// Something could not be removed; the folder stays then, so that this can be repeated.
+pub fn remove_remains(backend: &dyn Backend, store: &Store, id: &str) -> Result<()> {
+    let entry = match store.open(id) {
+        Err(Error::NotFound { .. }) => return Ok(()),
+        other => other?,
+    };
+    // Without the bundle, the create had not come to the backend.
+    if let Some(bundle) = entry.bundle() {
+        backend.clean(id, &Bundle::load(&bundle)?)?;
+    }
+    entry.remove()
 }
 
 /// Finds and locks container `id`.

@@ -60,6 +60,9 @@ pub struct Store {
     root: PathBuf,
 }
 
+/// Name of the link to the bundle in a container's folder.
+const BUNDLE: &str = "bundle";
+
 /// A locked container folder. Dropping it unlocks.
 #[derive(Debug)]
 pub struct Entry {
@@ -186,6 +189,22 @@ impl Entry {
     pub fn read(&self) -> Result<Record> {
         let id = self.dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         read_record(&self.dir, id)
+    }
+
+    /// Keeps where the bundle is until there is a record: a create that is killed in between leaves a cgroup, which only the
+    /// bundle names.
+    ///
+    /// # Errors
+    /// The link cannot be made.
+    pub fn name_bundle(&self, bundle: &Path) -> Result<()> {
+        let link = self.dir.join(BUNDLE);
+        std::os::unix::fs::symlink(bundle, &link)
+            .map_err(|source| Error::failed("create", link.display(), source))
+    }
+
+    /// The bundle, if [`Entry::name_bundle`] was called.
+    pub fn bundle(&self) -> Option<PathBuf> {
+        fs::read_link(self.dir.join(BUNDLE)).ok()
     }
 
     /// Replaces the record atomically.

@@ -152,11 +152,9 @@ impl Context {
 
     /// Removes what a killed `create` left of container `id`; nothing is no error.
     fn remove_remains(&self, id: &str) -> Result<u8> {
-        match self.store.open(id) {
-            Ok(entry) => entry.remove().map(|()| 0),
-            Err(rkvm_oci::Error::NotFound { .. }) => Ok(0),
-            Err(error) => Err(error),
-        }
+        // Without a record nothing says which backend it was; the container's leaves things on the host, the VM's is a process.
+        let backend = crate::backend::backend(Isolation::Container)?;
+        runtime::remove_remains(&*backend, &self.store, id).map(|()| 0)
     }
 
     /// Finds container `id` and locks it.
