@@ -1,12 +1,12 @@
 //! The runtime's side of `create`.
 
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rkvm_oci::timeline::Phase;
 use rkvm_oci::{CreateRequest, Error, Result, hooks};
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Born, Cgroup};
 use crate::idmap;
 use crate::init::gate::Gate;
 use crate::init::{self, Context, devices, root};
@@ -84,6 +84,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
         no_pivot,
         keyring,
         gate: Gate::make(state_dir)?,
+        entrance: None,
         mapped: false,
         state: serde_json::json!({
             "ociVersion": spec.version(),
@@ -102,9 +103,24 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
     let state = context.state.clone();
     let (channel, theirs) = Channel::pair()?;
     let unmapped = namespaces.new & libc::CLONE_NEWUSER != 0 && !maps_early(&namespaces);
-    let (pid, pidfd, channel) = spawn_init(context, channel, theirs, &idmapped)?;
-    let mut created = Created { pid, process: pidfd, cgroup: None, namespaces: namespaces.all() };
-    let mut runtime = Runtime { spec, id, plan, listener, idmapped, state, channel, unmapped };
+    let cgroup = cgroup(spec, id)?;
+    let spawned = cgroup.as_ref().map(Cgroup::entrance).transpose().and_then(|entrance| {
+        // A process in another cgroup namespace may not be allowed to give birth outside of it.
+        let born =
+            if namespaces.joined(libc::CLONE_NEWCGROUP).is_some() { Born::Outside } else { Born::Inside };
+        context.entrance = entrance.map(|entrance| (entrance, born));
+        spawn_init(context, channel, theirs, &idmapped)
+    });
+    let (pid, pidfd, channel) = match spawned {
+        Ok(spawned) => spawned,
+        Err(error) => {
+            // The first error is the one that tells.
+            let _ = cgroup.map_or(Ok(()), |cgroup| cgroup.remove());
+            return Err(error);
+        }
+    };
+    let mut created = Created { pid, process: pidfd, cgroup, namespaces: namespaces.all() };
+    let mut runtime = Runtime { spec, plan, listener, idmapped, state, channel, unmapped };
     match runtime.bring_up(&mut created, timeline) {
         Ok(()) => Ok(created),
         Err(error) => {
@@ -183,7 +199,7 @@ fn spawn_init(
 ) -> Result<(i32, OwnedFd, Channel)> {
     let namespaces = context.namespaces;
     let spec = context.spec;
-    // The cgroup namespace is made by the process itself, once it is in its cgroup.
+    // The cgroup namespace is made by the process itself, once it is in every hierarchy of its cgroup.
     let new = namespaces.new & !libc::CLONE_NEWCGROUP;
     let failed = |source: std::io::Error| {
         Error::failed("make", "the container's process in its namespaces", source)
@@ -191,7 +207,7 @@ fn spawn_init(
     };
     let simple = namespaces.joined.is_empty() && new & libc::CLONE_NEWTIME == 0;
     if simple && spawn::is_single_threaded() {
-        return match spawn::clone3(new as u64, Parent::Caller).map_err(failed)? {
+        return match spawn::clone3(new as u64, Parent::Caller, birthplace(&context)).map_err(failed)? {
             Side::Child => {
                 // Or the process would keep the conversation open that it waits on.
                 drop(channel);
@@ -220,6 +236,14 @@ fn spawn_init(
         Some(Report::Spawned(pid)) => Ok((pid, spawn::pidfd_open(pid).map_err(failed)?, channel)),
         Some(Report::Failed(failure)) => Err(failure.into()),
         _ => Err(failed(std::io::Error::from_raw_os_error(libc::ECHILD))),
+    }
+}
+
+/// The unified cgroup into which the init process is born.
+fn birthplace<'a>(context: &'a Context<'_>) -> Option<BorrowedFd<'a>> {
+    match &context.entrance {
+        Some((entrance, Born::Inside)) => entrance.clone_into(),
+        _ => None,
     }
 }
 
@@ -256,7 +280,7 @@ fn intermediate(mut context: Context<'_>, mut new: i32, channel: Channel) -> ! {
             time_offsets(context.spec)?;
             new &= !libc::CLONE_NEWTIME;
         }
-        spawn::clone3(new as u64, Parent::CallersParent).map_err(failed)
+        spawn::clone3(new as u64, Parent::CallersParent, birthplace(&context)).map_err(failed)
     })();
     match made {
         Ok(Side::Child) => init::run(context, channel),
@@ -290,7 +314,6 @@ fn time_offsets(spec: &oci_spec::runtime::Spec) -> Result<()> {
 /// The runtime's half of the conversation.
 struct Runtime<'a> {
     spec: &'a oci_spec::runtime::Spec,
-    id: &'a str,
     plan: Plan,
     listener: Option<Listener>,
     idmapped: Vec<(MountPlan, OwnedFd)>,
@@ -307,8 +330,7 @@ impl Runtime<'_> {
             self.go(Go::Mapped)?;
         }
         self.plan.limits(created.pid)?;
-        created.cgroup = self.cgroup(created.pid)?;
-        self.go(Go::InCgroup)?;
+        self.go(Go::Limited)?;
         timeline.mark(Phase::Sandbox);
         loop {
             match self.channel.receive()? {
@@ -338,26 +360,6 @@ impl Runtime<'_> {
         }
     }
 
-    fn cgroup(&self, pid: i32) -> Result<Option<Cgroup>> {
-        let linux = self.spec.linux().as_ref();
-        let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
-        let resources = linux.and_then(|linux| linux.resources().as_ref());
-        let made =
-            Cgroup::create(path, self.id, resources).and_then(|cgroup| match cgroup.add_process(pid) {
-                Ok(()) => Ok(cgroup),
-                Err(error) => {
-                    let _ = cgroup.remove();
-                    Err(error)
-                }
-            });
-        match made {
-            Ok(cgroup) => Ok(Some(cgroup)),
-            // Without root's help a user has no cgroup; only limits that cannot be kept are an error then.
-            Err(_) if !is_privileged() && !limits_anything(resources) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
     fn hooks(&self, pid: i32) -> Result<()> {
         let Some(all) = self.spec.hooks() else { return Ok(()) };
         let mut state = self.state.clone();
@@ -375,7 +377,7 @@ impl Runtime<'_> {
 /// Takes the listener's descriptor out of the process and sends it to its agent.
 pub fn send_listener(
     listener: Option<&Listener>,
-    process: std::os::fd::BorrowedFd<'_>,
+    process: BorrowedFd<'_>,
     number: i32,
     pid: i32,
     state: &serde_json::Value,
@@ -387,6 +389,19 @@ pub fn send_listener(
     state["pid"] = pid.into();
     let state = serde_json::from_value(state).map_err(|source| failed(source.into()))?;
     listener.send(fd.as_fd(), pid, state)
+}
+
+/// Makes the container's cgroup, empty.
+fn cgroup(spec: &oci_spec::runtime::Spec, id: &str) -> Result<Option<Cgroup>> {
+    let linux = spec.linux().as_ref();
+    let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
+    let resources = linux.and_then(|linux| linux.resources().as_ref());
+    match Cgroup::create(path, id, resources) {
+        Ok(cgroup) => Ok(Some(cgroup)),
+        // Without root's help a user has no cgroup; only limits that cannot be kept are an error then.
+        Err(_) if !is_privileged() && !limits_anything(resources) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn limits_anything(resources: Option<&oci_spec::runtime::LinuxResources>) -> bool {

@@ -6,7 +6,7 @@ use std::path::Path;
 use oci_spec::runtime::Spec;
 use rkvm_oci::{Bundle, Error, ExecProcess, ExecRequest, ExitStatus, Result, Signal, Stdio};
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Born, Cgroup, Entrance};
 use crate::create::{seccomp_cache, send_listener};
 use crate::init::program::Program;
 use crate::init::{self, devices};
@@ -65,6 +65,7 @@ struct Context<'a> {
     stdio: Stdio,
     preserve_fds: u32,
     final_cpus: Vec<u64>,
+    entrance: Option<(Entrance, Born)>,
 }
 
 /// Starts a process in the container; returns once execve has succeeded.
@@ -89,10 +90,23 @@ pub fn exec(target: &Target<'_>, request: ExecRequest<'_>) -> Result<Process> {
     let state = state(target, &spec);
     let listener = filter.as_ref().and_then(Filter::listener).cloned();
     let limits = plan.clone();
-    let context = Context { target, plan, filter, stdio, preserve_fds, final_cpus };
+    let entrance = target.cgroup.map(Cgroup::entrance).transpose()?;
+    // Only without other threads can clone3 be used as a fork, and with it be born in the cgroup.
+    let born = if spawn::is_single_threaded() { Born::Inside } else { Born::Outside };
+    let entrance = entrance.map(|entrance| (entrance, born));
+    let context = Context { target, plan, filter, stdio, preserve_fds, final_cpus, entrance };
     let (channel, theirs) = Channel::pair()?;
     let failed = |source| Error::failed("make", "a process in the container", source);
-    let Some(between) = spawn::fork().map_err(failed)? else {
+    let between = match &context.entrance {
+        Some((entrance, Born::Inside)) => {
+            match spawn::clone3(0, Parent::Caller, entrance.clone_into()).map_err(failed)? {
+                Side::Child => None,
+                Side::Parent { pid, .. } => Some(pid),
+            }
+        }
+        _ => spawn::fork().map_err(failed)?,
+    };
+    let Some(between) = between else {
         drop(channel);
         intermediate(context, theirs, &initial_cpus);
     };
@@ -108,7 +122,7 @@ pub fn exec(target: &Target<'_>, request: ExecRequest<'_>) -> Result<Process> {
     let done = (|| {
         limits.limits(pid)?;
         // When it has died, the next report says so.
-        let _ = channel.go(Go::InCgroup);
+        let _ = channel.go(Go::Limited);
         loop {
             match channel.receive()? {
                 Some(Report::Listener(number)) => {
@@ -154,7 +168,7 @@ fn affinity(process: &oci_spec::runtime::Process) -> Result<(Vec<u64>, Vec<u64>)
 }
 
 /// Joins the cgroup and the namespaces, then makes the process as its own sibling. Never returns.
-fn intermediate(context: Context<'_>, channel: Channel, initial_cpus: &[u64]) -> ! {
+fn intermediate(mut context: Context<'_>, channel: Channel, initial_cpus: &[u64]) -> ! {
     let made = (|| -> Result<Side> {
         let target = context.target;
         let failed = |action: &'static str| move |source| Error::failed(action, "the container", source);
@@ -163,13 +177,13 @@ fn intermediate(context: Context<'_>, channel: Channel, initial_cpus: &[u64]) ->
         if !initial_cpus.is_empty() {
             sys::set_affinity(0, initial_cpus).map_err(failed("apply process.execCPUAffinity.initial in"))?;
         }
-        if let Some(cgroup) = target.cgroup {
-            cgroup.add_process(std::process::id() as i32)?;
+        if let Some((entrance, born)) = context.entrance.take() {
+            entrance.join(born).map_err(|errno| failed("enter the cgroup of")(errno.into()))?;
         }
         if target.namespaces != 0 {
             spawn::setns(target.process, target.namespaces).map_err(failed("join the namespaces of"))?;
         }
-        spawn::clone3(0, Parent::CallersParent).map_err(failed("make a process in"))
+        spawn::clone3(0, Parent::CallersParent, None).map_err(failed("make a process in"))
     })();
     match made {
         Ok(Side::Child) => run(context, channel),
@@ -198,7 +212,7 @@ fn run(mut context: Context<'_>, mut channel: Channel) -> ! {
 fn prepare(context: &mut Context<'_>, channel: &mut Channel) -> Result<Program> {
     let plan = &context.plan;
     let failed = |action: &'static str| move |source| Error::failed(action, "the process", source);
-    channel.wait_for(Go::InCgroup)?;
+    channel.wait_for(Go::Limited)?;
     if context.target.namespaces & libc::CLONE_NEWUSER != 0 {
         let _ = sys::set_groups(&[]);
         sys::set_gid(0).map_err(failed("become root of the user namespace for"))?;

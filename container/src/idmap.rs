@@ -69,7 +69,7 @@ fn run_helper(helper: &'static str, pid: i32, mappings: &[LinuxIdMapping]) -> Re
 /// User namespaces are not allowed, or the mappings are refused.
 pub fn namespace(uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Result<OwnedFd> {
     let failed = |source| Error::failed("make user namespace for", "an idmapped mount", source);
-    match spawn::clone3(libc::CLONE_NEWUSER as u64, Parent::Caller).map_err(failed)? {
+    match spawn::clone3(libc::CLONE_NEWUSER as u64, Parent::Caller, None).map_err(failed)? {
         Side::Child => {
             // Ended by the signal below, or with its parent.
             let _ = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL);

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 pub enum Go {
     /// The user namespace has its mappings.
     Mapped = b'm' as isize,
-    /// The process is in its cgroup.
-    InCgroup = b'c' as isize,
+    /// There is room for the limits that it sets itself.
+    Limited = b'l' as isize,
     /// Hooks `prestart` and `createRuntime` have run.
     HooksDone = b'h' as isize,
     /// The seccomp listener has reached its agent.

@@ -8,10 +8,21 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
 use nix::unistd::write;
 
-/// Open doors of a [`Cgroup`](super::Cgroup), for one new process. The descriptors are close-on-exec; the permission to
-/// join goes by who opened them, so a process that has no privileges of its own may use them.
+/// Where a process that uses an [`Entrance`] comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Born {
+    /// From clone3 with CLONE_INTO_CGROUP: it is in the unified hierarchy already.
+    Inside,
+    /// From a plain fork.
+    Outside,
+}
+
+/// Open doors of a [`Cgroup`](super::Cgroup), for new processes. The descriptors are close-on-exec; the permission to join
+/// v1 goes by who opened them, so a process that has no privileges of its own may use them.
 #[derive(Debug)]
 pub struct Entrance {
     pub(super) tasks: Vec<File>,
@@ -25,19 +36,23 @@ impl Entrance {
         self.unified.as_ref().map(AsFd::as_fd)
     }
 
-    /// Joins the v1 hierarchies: called by the new process itself, while it has one thread, and before it makes its cgroup
-    /// namespace. Allocates nothing, so it may be called between `clone` and `execve`.
+    /// Joins the hierarchies: called by the new process itself, while it has one thread and its first user id, and before it
+    /// makes its cgroup namespace.
     ///
     /// # Errors
     /// The kernel's errno, e.g. ENOSPC for a cpuset without CPUs.
-    pub fn join(&self) -> nix::Result<()> {
-        for tasks in &self.tasks {
-            match write(tasks, b"0") {
-                Ok(1) => {}
-                Ok(_) => return Err(Errno::EIO),
-                Err(errno) => return Err(errno),
-            }
+    pub fn join(&self, born: Born) -> nix::Result<()> {
+        if let (Born::Outside, Some(unified)) = (born, &self.unified) {
+            let procs = openat(unified, "cgroup.procs", OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+            enter(&procs)?;
         }
-        Ok(())
+        self.tasks.iter().try_for_each(enter)
+    }
+}
+
+fn enter(file: impl AsFd) -> nix::Result<()> {
+    match write(file, b"0")? {
+        1 => Ok(()),
+        _ => Err(Errno::EIO),
     }
 }

@@ -29,7 +29,7 @@ use rkvm_oci::stats::Stats;
 use rkvm_oci::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-pub use entrance::Entrance;
+pub use entrance::{Born, Entrance};
 pub use v1::V1;
 pub use v2::V2;
 

@@ -88,7 +88,7 @@ fn a_thread_enters_every_v1_hierarchy_by_itself() {
     let cgroup = Cgroup::create(None, &id("enter"), None).unwrap();
     let entrance = cgroup.entrance().unwrap();
     let seen = std::thread::spawn(move || {
-        entrance.join().unwrap();
+        entrance.join(Born::Inside).unwrap();
         fs::read_to_string("/proc/thread-self/cgroup").unwrap()
     })
     .join()

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use oci_spec::runtime::Spec;
 use rkvm_oci::{Error, Keyring, Result, Stdio, hooks};
 
+use crate::cgroup::{Born, Entrance};
 use crate::mounts::make::{self, Place};
 use crate::mounts::options::{self, Plan as MountPlan, Source};
 use crate::namespaces::Namespaces;
@@ -54,6 +55,8 @@ pub struct Context<'a> {
     pub keyring: Keyring,
     /// Where it waits for `start`.
     pub gate: Gate,
+    /// The way into its cgroup, and whether it is half inside; a rootless container may have none.
+    pub entrance: Option<(Entrance, Born)>,
     /// Whether its new user namespace has its mappings already.
     pub mapped: bool,
     /// Its state, for the hooks that it runs itself; its process id is filled in.
@@ -134,6 +137,7 @@ fn state(context: &Context<'_>, status: &str) -> serde_json::Value {
 
 fn prepare(context: &mut Context<'_>, channel: &mut Channel) -> Result<Program> {
     let namespaces = context.namespaces;
+    enter_cgroup(context)?;
     if namespaces.new & libc::CLONE_NEWUSER != 0 && !context.mapped {
         channel.wait_for(Go::Mapped)?;
     }
@@ -151,11 +155,10 @@ fn prepare(context: &mut Context<'_>, channel: &mut Channel) -> Result<Program> 
         keyring(context.id)?;
     }
     sys::set_umask(0);
-    let mut in_cgroup = false;
     if namespaces.has(libc::CLONE_NEWNS) {
-        file_systems(context, channel, &mut in_cgroup)?;
+        file_systems(context, channel)?;
     } else {
-        wait_for_cgroup(context, channel, &mut in_cgroup)?;
+        channel.wait_for(Go::Limited)?;
         run_hooks(context, channel)?;
         let root = std::fs::File::open(context.rootfs)
             .map_err(|source| Error::failed("open root.path", context.rootfs.display(), source))?;
@@ -200,21 +203,19 @@ fn keyring(id: &str) -> Result<()> {
     }
 }
 
-fn wait_for_cgroup(context: &Context<'_>, channel: &Channel, done: &mut bool) -> Result<()> {
-    if *done {
-        return Ok(());
+/// Before its user id changes, and before its cgroup namespace: that one's root is the cgroup that its maker is in.
+fn enter_cgroup(context: &mut Context<'_>) -> Result<()> {
+    if let Some((entrance, born)) = context.entrance.take() {
+        entrance.join(born).map_err(|source| Error::failed("enter", "the container's cgroup", source))?;
     }
-    channel.wait_for(Go::InCgroup)?;
-    *done = true;
     if context.namespaces.new & libc::CLONE_NEWCGROUP != 0 {
-        // Only now: the namespace's root is the cgroup that its maker is in.
         spawn::unshare(libc::CLONE_NEWCGROUP)
             .map_err(|source| Error::failed("make", "a cgroup namespace", source))?;
     }
     Ok(())
 }
 
-fn file_systems(context: &mut Context<'_>, channel: &Channel, in_cgroup: &mut bool) -> Result<()> {
+fn file_systems(context: &mut Context<'_>, channel: &Channel) -> Result<()> {
     let namespaces = context.namespaces;
     let root = match context.root.take() {
         Some(root) => root,
@@ -231,9 +232,6 @@ fn file_systems(context: &mut Context<'_>, channel: &Channel, in_cgroup: &mut bo
     };
     let mut host_dev = false;
     for (plan, tree) in std::mem::take(&mut context.mounts) {
-        if plan.source == Source::Cgroup {
-            wait_for_cgroup(context, channel, in_cgroup)?;
-        }
         make::mount(&plan, tree, place)?;
         host_dev |= matches!(plan.source, Source::Bind(..)) && plan.destination.components().eq(dev_path());
     }
@@ -243,7 +241,7 @@ fn file_systems(context: &mut Context<'_>, channel: &Channel, in_cgroup: &mut bo
     }
     streams(context, Some(root))?;
     settings(context)?;
-    wait_for_cgroup(context, channel, in_cgroup)?;
+    channel.wait_for(Go::Limited)?;
     run_hooks(context, channel)?;
     let paths = |list: Option<&Vec<String>>| list.cloned().unwrap_or_default();
     root::make_read_only(root, &paths(linux.and_then(|linux| linux.readonly_paths().as_ref())))?;

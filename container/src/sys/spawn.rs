@@ -22,6 +22,9 @@ struct CloneArgs {
     cgroup: u64,
 }
 
+/// Flag of clone3(2) beyond the 32 bits that clone(2) has.
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
 /// Whose child the new process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parent {
@@ -45,18 +48,20 @@ pub enum Side {
     },
 }
 
-/// clone3(2) with the memory copied (a fork), straight into the new namespaces of `flags`.
+/// clone3(2) with the memory copied (a fork), straight into the new `namespaces` and the unified cgroup `cgroup`.
 ///
 /// The caller must have no other thread: the child may then go on as ordinary code. [`is_single_threaded`] tells, and
 /// [`fork`] is the way for those that have threads.
 ///
 /// # Errors
 /// A privilege or memory is missing, or a limit of namespaces is reached.
-pub fn clone3(namespaces: u64, parent: Parent) -> io::Result<Side> {
+pub fn clone3(namespaces: u64, parent: Parent, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Side> {
     let mut pidfd: RawFd = -1;
     let sibling = if parent == Parent::CallersParent { libc::CLONE_PARENT as u64 } else { 0 };
     let arguments = CloneArgs {
-        flags: namespaces | sibling | libc::CLONE_PIDFD as u64,
+        flags: namespaces | sibling | libc::CLONE_PIDFD as u64 | cgroup.map_or(0, |_| CLONE_INTO_CGROUP),
+        // A descriptor that is open is not negative.
+        cgroup: cgroup.map_or(0, |folder| folder.as_raw_fd() as u64),
         pidfd: &raw mut pidfd as u64,
         exit_signal: if sibling == 0 { libc::SIGCHLD as u64 } else { 0 },
         ..Default::default()
