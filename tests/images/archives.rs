@@ -146,3 +146,43 @@ fn another_platform_is_refused_by_name() {
     sandbox.rkvm(["load", "-i"]).arg(&path).fails("no image for linux/amd64; it has: linux/arm64");
     assert_eq!(snapshot(&sandbox).1, vec![Default::default(); 3]);
 }
+
+#[test]
+fn a_folder_without_an_entry_shows_what_the_layer_below_says() {
+    let sandbox = Sandbox::new();
+    let path = sandbox.path().join("implied.tar");
+    let below = vec![
+        Entry::Folder("tmp".into(), 0o1777),
+        Entry::Folder("var".into(), 0o700),
+        Entry::Folder("var/gone".into(), 0o711),
+        Entry::Folder("plain".into(), 0o750),
+    ];
+    let middle = vec![
+        Entry::file("tmp/x", "1"),
+        Entry::file("var/.wh.gone", ""),
+        Entry::Folder("plain".into(), 0o755),
+    ];
+    let above =
+        vec![Entry::file("var/gone/y", "2"), Entry::file("tmp/deep/z", "3"), Entry::file("plain/w", "4")];
+    docker_archive(&path, "implied:1", &[below, middle, above], json!({}));
+    sandbox.rkvm(["load", "-i"]).arg(&path).ok();
+    let image = sandbox.rkvm(["image", "inspect", "implied:1"]).ok().json();
+    let layers: Vec<&str> = image[0]["GraphDriver"]["Data"]["Layers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .rev()
+        .map(|l| l.as_str().unwrap())
+        .collect();
+    assert_eq!(layers.len(), 4);
+    assert_eq!(image[0]["RootFS"]["Layers"].as_array().unwrap().len(), 3);
+    // overlayfs itself says what a container sees; the mount ends with its namespace.
+    let script = format!(
+        "mkdir m && mount -t overlay -o ro,lowerdir={} overlay m && cd m && stat -c '%a %n' tmp tmp/deep var var/gone plain && cat tmp/x tmp/deep/z",
+        layers.join(":")
+    );
+    let seen = sandbox.command("unshare").args(["-m", "sh", "-c", &script]).ok();
+    assert_eq!(seen.stdout(), "1777 tmp\n755 tmp/deep\n700 var\n755 var/gone\n755 plain\n13");
+    sandbox.rkvm(["rmi", "implied:1"]).ok();
+    assert_eq!(snapshot(&sandbox).1, vec![Default::default(); 3]);
+}

@@ -27,7 +27,7 @@ pub(crate) struct Record {
     pub(crate) tags: Vec<Reference>,
     /// Names with the digest of the manifest or index that they were pulled by.
     pub(crate) digests: Vec<Reference>,
-    /// Diff ids of its layers, the lowest first.
+    /// Diff ids of its layers, the lowest first; on top, there may be one more that was made here (see `implied`).
     pub(crate) layers: Vec<Digest>,
     /// All blobs it needs: manifests, indexes, configuration, layers as they came.
     pub(crate) blobs: Vec<Digest>,

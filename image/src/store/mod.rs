@@ -14,6 +14,7 @@
 //! exclusively and deletes only what the index does not name. Readers take no lock: what the index names is whole.
 
 mod blob;
+mod implied;
 mod index;
 mod lease;
 mod lock;
@@ -63,7 +64,7 @@ pub struct Image {
     /// Its configuration (image-spec, config.md).
     pub config: ImageConfiguration,
     /// Folders of its unpacked layers, the lowest first (overlayfs' `lowerdir` wants the reverse). Owners are as in the
-    /// container; whiteouts are in overlayfs' form.
+    /// container; whiteouts are in overlayfs' form. There may be one more than the configuration lists.
     pub layers: Vec<PathBuf>,
     /// Bytes of all its layers, unpacked.
     pub size: u64,

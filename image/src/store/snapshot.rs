@@ -27,7 +27,7 @@ pub(crate) struct LayerSource {
 pub(crate) struct LayerInfo {
     /// Bytes of its files.
     pub(crate) size: u64,
-    /// Folders that its archive had things in without an entry of their own.
+    /// Folders that its archive had things in without an entry of their own (see `implied`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) implied: Vec<PathBuf>,
 }
@@ -37,11 +37,11 @@ pub(crate) struct LayerInfo {
 const FEW_ENTRIES: u64 = 1000;
 
 /// A layer that is whole in `ingest/` but not yet durable.
-struct Unpacked {
-    aside: PathBuf,
-    target: PathBuf,
-    entries: u64,
-    _lock: Lock,
+pub(super) struct Unpacked {
+    pub(super) aside: PathBuf,
+    pub(super) target: PathBuf,
+    pub(super) entries: u64,
+    pub(super) _lock: Lock,
 }
 
 impl Store {
@@ -146,7 +146,7 @@ impl Store {
     }
 
     /// Makes all layers durable and then visible.
-    fn publish(&self, layers: &[Unpacked]) -> Result<()> {
+    pub(super) fn publish(&self, layers: &[Unpacked]) -> Result<()> {
         let entries: u64 = layers.iter().map(|layer| layer.entries).sum();
         if entries <= FEW_ENTRIES {
             layers.iter().try_for_each(|layer| sync_tree(&layer.aside))?;

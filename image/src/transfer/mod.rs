@@ -148,12 +148,13 @@ pub(crate) fn bring_in(
     for diff_id in &diff_ids {
         size += store.layer_info(diff_id)?.size;
     }
+    let top = store.add_implied_layer(&diff_ids)?;
     let record = Record {
         id: id.clone(),
         manifest: manifest_digest,
         tags: names.tags,
         digests: names.digests,
-        layers: diff_ids,
+        layers: diff_ids.into_iter().chain(top).collect(),
         blobs,
         size,
         created: config.created().clone(),
