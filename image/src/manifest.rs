@@ -20,7 +20,7 @@ pub(crate) enum Document {
     /// One image.
     Manifest(Box<ImageManifest>),
     /// Images for several platforms.
-    Index(ImageIndex),
+    Index(Box<ImageIndex>),
 }
 
 impl Document {
@@ -42,7 +42,10 @@ impl Document {
         }
         match (shape.manifests.is_some(), shape.config.is_some() || shape.layers.is_some()) {
             (true, true) => Err(unusable("it is an index and a manifest at once")),
-            (true, false) => Ok(Self::Index(serde_json::from_slice(text).map_err(Error::malformed(what))?)),
+            (true, false) => {
+                let index = serde_json::from_slice(text).map_err(Error::malformed(what))?;
+                Ok(Self::Index(Box::new(index)))
+            }
             (false, _) => {
                 let manifest = serde_json::from_slice(text).map_err(Error::malformed(what))?;
                 Ok(Self::Manifest(Box::new(manifest)))
@@ -129,7 +132,7 @@ fn go_arch(arch: &str) -> &str {
 mod tests {
     use super::*;
 
-    fn index(platforms: &[&str]) -> ImageIndex {
+    fn index(platforms: &[&str]) -> Box<ImageIndex> {
         let entries: Vec<_> = platforms
             .iter()
             .enumerate()

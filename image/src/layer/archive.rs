@@ -7,14 +7,14 @@ use std::io::BufRead;
 
 use tar::{EntryType, Header};
 
+use super::header::{Field, GID, MAJOR, MINOR, MODE, MTIME, SIZE, UID, numeric};
 use super::pax;
+use super::sparse::{PaxSparse, Sparse};
 use crate::error::{EntryProblem, Error, Result};
 
-const BLOCK: usize = 512;
+pub(super) const BLOCK: usize = 512;
 /// Longest extended header or long name. A path has at most 4096 bytes, an attribute 64 KiB.
 const EXTENSION_BYTES: u64 = 1 << 20;
-/// Most pieces of one sparse file.
-const SPARSE_PIECES: usize = 1 << 20;
 
 /// What an entry makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,21 +26,6 @@ pub(crate) enum Kind {
     BlockDevice,
     Folder,
     Fifo,
-}
-
-/// A piece of a sparse file that has data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Piece {
-    pub(crate) offset: u64,
-    pub(crate) length: u64,
-}
-
-/// Where the data of a sparse file goes.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Sparse {
-    /// Size with the holes.
-    pub(crate) real_size: u64,
-    pub(crate) pieces: Vec<Piece>,
 }
 
 /// One entry's header.
@@ -67,7 +52,7 @@ pub(crate) struct Entry {
 pub(crate) struct Reader<R> {
     input: R,
     /// Data of the current entry that was not read yet, and the padding behind it.
-    data: u64,
+    pub(super) data: u64,
     padding: u64,
     /// Name of the last entry that was seen, for messages.
     last: String,
@@ -84,16 +69,6 @@ struct Extensions {
     mtime: Option<(i64, u32)>,
     xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     sparse: PaxSparse,
-}
-
-#[derive(Default)]
-struct PaxSparse {
-    /// 1.0: the map is in front of the data.
-    map_in_data: bool,
-    name: Option<Vec<u8>>,
-    real_size: Option<u64>,
-    /// 0.0 and 0.1: offsets and lengths in turn.
-    numbers: Vec<u64>,
 }
 
 impl<R: BufRead> Reader<R> {
@@ -243,106 +218,6 @@ impl<R: BufRead> Reader<R> {
         Ok(entry)
     }
 
-    fn sparse(&mut self, header: &Header, pax: PaxSparse) -> Result<Option<Sparse>> {
-        let sparse = if header.entry_type() == EntryType::GNUSparse {
-            self.gnu_sparse(header)?
-        } else if pax.map_in_data {
-            let numbers = self.sparse_map_in_data()?;
-            self.pieces(pax.real_size, &numbers)?
-        } else if pax.real_size.is_some() || !pax.numbers.is_empty() {
-            self.pieces(pax.real_size, &pax.numbers)?
-        } else {
-            return Ok(None);
-        };
-        let mut end = 0;
-        let mut stored = 0u64;
-        for piece in &sparse.pieces {
-            let next = piece.offset.checked_add(piece.length).filter(|next| *next <= sparse.real_size);
-            let Some(next) = next.filter(|_| piece.offset >= end) else {
-                return Err(self.refused("its sparse map overlaps or leaves the file".to_owned()));
-            };
-            end = next;
-            stored += piece.length;
-        }
-        if stored != self.data {
-            return Err(self.refused("its sparse map does not fit its size".to_owned()));
-        }
-        Ok(Some(sparse))
-    }
-
-    /// The map in the header itself, and in the blocks that follow it (GNU tar's own format).
-    fn gnu_sparse(&mut self, header: &Header) -> Result<Sparse> {
-        let wrong = |this: &Self| this.refused("its sparse map is not valid".to_owned());
-        let gnu = header.as_gnu().ok_or_else(|| wrong(self))?;
-        let real_size = gnu.real_size().map_err(|_| wrong(self))?;
-        let mut pieces = vec![];
-        let mut add = |this: &Self, map: &[tar::GnuSparseHeader]| {
-            for piece in map.iter().filter(|piece| !piece.is_empty()) {
-                if pieces.len() == SPARSE_PIECES {
-                    return Err(wrong(this));
-                }
-                let offset = piece.offset().map_err(|_| wrong(this))?;
-                pieces.push(Piece { offset, length: piece.length().map_err(|_| wrong(this))? });
-            }
-            Ok(())
-        };
-        add(self, &gnu.sparse)?;
-        let mut more = gnu.is_extended();
-        while more {
-            let mut extension = tar::GnuExtSparseHeader::new();
-            if !self.read_block(extension.as_mut_bytes())? {
-                return Err(self.broken("it ends in a sparse map"));
-            }
-            add(self, &extension.sparse)?;
-            more = extension.is_extended();
-        }
-        Ok(Sparse { real_size, pieces })
-    }
-
-    /// PAX sparse 1.0: decimal numbers, one a line, the first says how many pieces follow; padded to a block.
-    fn sparse_map_in_data(&mut self) -> Result<Vec<u64>> {
-        let wrong = |this: &Self| this.refused("its sparse map is not valid".to_owned());
-        let mut numbers: Vec<u64> = vec![];
-        let mut line = vec![];
-        let mut wanted = None;
-        while wanted.is_none_or(|wanted| numbers.len() < wanted) {
-            let mut block = [0; BLOCK];
-            if self.data < BLOCK as u64 || !self.read_block(&mut block)? {
-                return Err(wrong(self));
-            }
-            self.data -= BLOCK as u64;
-            for byte in block {
-                if wanted.is_some_and(|wanted| numbers.len() == wanted) {
-                    break;
-                }
-                if byte != b'\n' {
-                    line.push(byte);
-                    if line.len() > 20 {
-                        return Err(wrong(self));
-                    }
-                    continue;
-                }
-                let number = pax::decimal(&line).ok_or_else(|| wrong(self))?;
-                line.clear();
-                match wanted {
-                    Some(_) => numbers.push(number),
-                    None if number <= SPARSE_PIECES as u64 => wanted = Some(number as usize * 2),
-                    None => return Err(wrong(self)),
-                }
-            }
-        }
-        Ok(numbers)
-    }
-
-    fn pieces(&self, real_size: Option<u64>, numbers: &[u64]) -> Result<Sparse> {
-        let real_size = real_size.ok_or_else(|| self.refused("its sparse map has no size".to_owned()))?;
-        if !numbers.len().is_multiple_of(2) || numbers.len() > SPARSE_PIECES * 2 {
-            return Err(self.refused("its sparse map is not valid".to_owned()));
-        }
-        let pieces = numbers.chunks(2).map(|pair| Piece { offset: pair[0], length: pair[1] }).collect();
-        Ok(Sparse { real_size, pieces })
-    }
-
     fn parse_pax(&self, data: &[u8], extensions: &mut Extensions) -> Result<()> {
         let records = pax::records(data).map_err(|reason| self.broken(reason))?;
         let wrong = |key: &[u8]| {
@@ -431,7 +306,7 @@ impl<R: BufRead> Reader<R> {
     }
 
     /// Reads a whole block; `false` at the input's end.
-    fn read_block(&mut self, block: &mut [u8]) -> Result<bool> {
+    pub(super) fn read_block(&mut self, block: &mut [u8]) -> Result<bool> {
         let mut filled = 0;
         while filled < block.len() {
             match self.input.read(&mut block[filled..]) {
@@ -454,47 +329,13 @@ impl<R: BufRead> Reader<R> {
         }
     }
 
-    fn broken(&self, reason: impl ToString) -> Error {
+    pub(super) fn broken(&self, reason: impl ToString) -> Error {
         broken(&self.last, reason)
     }
 
-    fn refused(&self, reason: String) -> Error {
+    pub(super) fn refused(&self, reason: String) -> Error {
         Error::Entry { entry: self.last.clone(), problem: EntryProblem::Header(reason) }
     }
-}
-
-/// A number in a header: its name, and its bytes' place (tar(5), "POSIX ustar Archives").
-#[derive(Clone, Copy)]
-struct Field {
-    name: &'static str,
-    start: usize,
-    end: usize,
-}
-
-const MODE: Field = Field { name: "mode", start: 100, end: 108 };
-const UID: Field = Field { name: "user id", start: 108, end: 116 };
-const GID: Field = Field { name: "group id", start: 116, end: 124 };
-const SIZE: Field = Field { name: "size", start: 124, end: 136 };
-const MTIME: Field = Field { name: "time", start: 136, end: 148 };
-const MAJOR: Field = Field { name: "major device number", start: 329, end: 337 };
-const MINOR: Field = Field { name: "minor device number", start: 337, end: 345 };
-
-/// Octal digits between spaces and zero bytes, nothing of them being 0; or, with the top bit set, binary in two's
-/// complement (GNU tar's form for large and negative numbers).
-fn numeric(header: &Header, field: Field) -> Option<i64> {
-    let bytes = &header.as_bytes()[field.start..field.end];
-    if bytes[0] & 0x80 != 0 {
-        let negative = bytes[0] & 0x40 != 0;
-        let mut value: i128 = if negative { -1 } else { 0 };
-        value = value << 6 | i128::from(bytes[0] & 0x3f);
-        for byte in &bytes[1..] {
-            value = value << 8 | i128::from(*byte);
-        }
-        return i64::try_from(value).ok();
-    }
-    let text = std::str::from_utf8(bytes).ok()?.trim_matches(['\0', ' ']);
-    let text = text.split('\0').next().unwrap_or_default();
-    if text.is_empty() { Some(0) } else { i64::from_str_radix(text, 8).ok() }
 }
 
 fn broken(last: &str, reason: impl ToString) -> Error {

@@ -14,7 +14,8 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::archive::{Entry, Kind, Reader};
-use super::tree::{self, Tree, Walk, failed};
+use super::path::{clean, join, split};
+use super::tree::{self, Tree, Walk, failed, write_all, write_all_at};
 use crate::error::{EntryProblem, Error, Result};
 use crate::limits::Limits;
 
@@ -391,45 +392,6 @@ fn mark_opaque(folder: BorrowedFd<'_>) -> Result<(), EntryProblem> {
         .map_err(failed("mark the folder opaque for"))
 }
 
-/// A name relative to the layer's root, without `.` and double slashes.
-fn clean(path: &[u8]) -> Result<Vec<u8>, EntryProblem> {
-    if path.starts_with(b"/") {
-        return Err(EntryProblem::Escapes("it is absolute"));
-    }
-    if path.contains(&0) {
-        return Err(EntryProblem::Escapes("it has a zero byte in it"));
-    }
-    let mut clean = Vec::with_capacity(path.len());
-    for component in path.split(|byte| *byte == b'/') {
-        match component {
-            b"" | b"." => {}
-            b".." => return Err(EntryProblem::Escapes("it has `..` in it")),
-            name => {
-                if !clean.is_empty() {
-                    clean.push(b'/');
-                }
-                clean.extend_from_slice(name);
-            }
-        }
-    }
-    Ok(clean)
-}
-
-/// Folder and last component of a clean path.
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|byte| *byte == b'/') {
-        Some(at) => (&path[..at], &path[at + 1..]),
-        None => (b"", path),
-    }
-}
-
-fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
-    match parent {
-        b"" => name.to_vec(),
-        _ => [parent, b"/", name].concat(),
-    }
-}
-
 fn uid(id: u32) -> Option<Uid> {
     Some(Uid::from_raw(id))
 }
@@ -441,23 +403,6 @@ fn gid(id: u32) -> Option<Gid> {
 fn times((seconds, nanos): (i64, u32)) -> Timestamps {
     let time = Timespec { tv_sec: seconds, tv_nsec: nanos.into() };
     Timestamps { last_access: time, last_modification: time }
-}
-
-fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> rustix::io::Result<()> {
-    while !bytes.is_empty() {
-        let length = rustix::io::retry_on_intr(|| rustix::io::write(file, bytes))?;
-        bytes = &bytes[length..];
-    }
-    Ok(())
-}
-
-fn write_all_at(file: &OwnedFd, mut bytes: &[u8], mut offset: u64) -> rustix::io::Result<()> {
-    while !bytes.is_empty() {
-        let length = rustix::io::retry_on_intr(|| rustix::io::pwrite(file, bytes, offset))?;
-        bytes = &bytes[length..];
-        offset += length as u64;
-    }
-    Ok(())
 }
 
 /// The process' umask, read without changing it (umask(2) can only be read by setting it, for all threads). Unknown counts

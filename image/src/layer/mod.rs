@@ -5,8 +5,11 @@
 pub(crate) mod archive;
 mod decompress;
 mod extract;
+mod header;
+mod path;
 mod pax;
 mod pipe;
+mod sparse;
 #[cfg(test)]
 mod tests;
 mod tree;

@@ -1,8 +1,11 @@
 //! PAX extended headers (pax(1), "pax Extended Header"), and the attributes and sparse maps that they carry.
 
+/// A key and its value.
+pub(super) type Pair<'a> = (&'a [u8], &'a [u8]);
+
 /// Reads the records of an extended header: `LENGTH KEY=VALUE\n`, where LENGTH counts the whole record. Values may have any
 /// byte in them, newlines too, so the length decides, not the newline.
-pub(super) fn records(mut data: &[u8]) -> Result<Vec<(&[u8], &[u8])>, String> {
+pub(super) fn records(mut data: &[u8]) -> Result<Vec<Pair<'_>>, String> {
     let mut records = vec![];
     // Some writers pad with zero bytes.
     while let Some(first) = data.first() {

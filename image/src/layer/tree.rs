@@ -180,6 +180,26 @@ fn through(parent: BorrowedFd<'_>, name: &[u8]) -> std::path::PathBuf {
     path
 }
 
+/// Writes all of `bytes`.
+pub(super) fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> rustix::io::Result<()> {
+    while !bytes.is_empty() {
+        let length = rustix::io::retry_on_intr(|| rustix::io::write(file, bytes))?;
+        bytes = &bytes[length..];
+    }
+    Ok(())
+}
+
+/// Writes all of `bytes` at `offset`.
+pub(super) fn write_all_at(file: &OwnedFd, mut bytes: &[u8], mut offset: u64) -> rustix::io::Result<()> {
+    while !bytes.is_empty() {
+        let length = rustix::io::retry_on_intr(|| rustix::io::pwrite(file, bytes, offset))?;
+        bytes = &bytes[length..];
+        offset += length as u64;
+    }
+    Ok(())
+}
+
+/// An entry's failed system call; for use in `map_err`.
 pub(super) fn failed(action: &'static str) -> impl Fn(Errno) -> EntryProblem {
     move |errno| EntryProblem::Failed { action, source: io::Error::from(errno) }
 }
