@@ -47,7 +47,7 @@ documentation() { RUSTDOCFLAGS='-D warnings' cargo doc --quiet --workspace --no-
 
 scripts() {
     if command -v shellcheck >/dev/null; then
-        shellcheck -x x .ci/run dev/*.sh
+        shellcheck -x x .ci/run dev/*.sh guest/kernel/*.sh guest/kernel/check/init
     else
         echo "shellcheck is not installed (./x deps all installs it); scripts are not checked"
     fi
