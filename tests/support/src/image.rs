@@ -38,7 +38,10 @@ impl Entry {
 }
 
 /// A layer as an uncompressed tar.
-pub(crate) fn layer(entries: &[Entry]) -> Vec<u8> {
+///
+/// # Panics
+/// A path is too long for tar.
+pub fn layer(entries: &[Entry]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     for entry in entries {
         let mut header = tar::Header::new_gnu();

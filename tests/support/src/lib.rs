@@ -24,7 +24,7 @@ pub mod wait;
 pub use bundle::{Bundle, NAMESPACES, busybox_rootfs};
 pub use command::{Cmd, Output, Running, binary, have};
 pub use console::{Console, ConsoleSocket};
-pub use image::{Entry, busybox_archive, docker_archive};
+pub use image::{Entry, busybox_archive, docker_archive, layer};
 pub use leaks::Leaks;
 pub use sandbox::Sandbox;
 
