@@ -273,7 +273,7 @@ impl Cgroup {
     /// Ends every process with SIGKILL and waits until all have left the cgroup.
     ///
     /// # Errors
-    /// Processes remain after [`KILL_TIMEOUT`] (stuck in the kernel); the message lists them.
+    /// Processes remain after ten seconds (stuck in the kernel); the message lists them.
     pub fn kill_all(&self) -> Result<()> {
         let deadline = Instant::now() + KILL_TIMEOUT;
         if let Some(v2) = self.v2()
