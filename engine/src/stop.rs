@@ -63,11 +63,19 @@ impl Engine {
         }
     }
 
+    /// A connection to the container's monitor, which may still be starting it for a client that is gone; `None` when
+    /// there is no monitor.
     fn connect(&self, container: &Container) -> Result<Option<Connection>> {
-        if !container.state.status.is_active() {
-            return Ok(None);
+        loop {
+            if let Some(connection) = Connection::open(self, container.id(), &Hello::default())? {
+                return Ok(Some(connection));
+            }
+            if !self.has_monitor(container.id())? {
+                return Ok(None);
+            }
+            // It has not made its socket yet, or has closed it and is about to end: a matter of microseconds.
+            std::thread::sleep(Duration::from_millis(1));
         }
-        Connection::open(self, container.id(), &Hello::default())
     }
 
     /// Waits until the monitor on the other side is done with this run.

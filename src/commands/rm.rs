@@ -1,5 +1,7 @@
 //! `rkvm rm`.
 
+use std::time::{Duration, Instant};
+
 use anyhow::Result;
 use rkvm_engine::engine::AnonymousVolumes;
 use rkvm_engine::{Engine, Error, store};
@@ -20,6 +22,9 @@ pub struct Args {
     #[arg(required = true, value_name = "CONTAINER")]
     containers: Vec<String>,
 }
+
+/// How long a monitor may take to end once its container has.
+const MONITOR_END: Duration = Duration::from_secs(10);
 
 /// Removes containers.
 pub fn run(args: Args, context: &Context) -> Result<u8> {
@@ -64,10 +69,17 @@ fn force(engine: &Engine, name: &str, volumes: AnonymousVolumes) -> rkvm_engine:
         other => other?,
     };
     let id = container.id();
-    engine.kill_and_wait(&container)?;
-    match remove(engine, id, volumes) {
-        // --rm was faster.
-        Err(Error::NoSuchContainer(_)) => Ok(()),
-        other => other,
+    let deadline = Instant::now() + MONITOR_END;
+    loop {
+        engine.kill_and_wait(&container)?;
+        match remove(engine, id, volumes) {
+            // --rm was faster.
+            Err(Error::NoSuchContainer(_)) => return Ok(()),
+            // A monitor that has ended its container lives a moment longer than it.
+            Err(Error::WrongState { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            other => return other,
+        }
     }
 }
