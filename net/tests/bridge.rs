@@ -94,7 +94,8 @@ fn a_client_that_keeps_sending_udp_reaches_the_container_that_has_the_port_now()
     for name in ["first", "second"] {
         let server = world.container(name, &["5353:53/udp"]);
         serve_udp(&server.netns, 53);
-        assert!(answered(), "{name}");
+        // A datagram may be lost on a busy host. A flow to the container before would swallow them all: each keeps it alive.
+        assert!((0..10).any(|_| answered()), "{name}");
         drop(server);
         world.network.release(&support::id(name)).unwrap();
     }
