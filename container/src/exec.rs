@@ -15,7 +15,7 @@ use crate::process::{Plan, Role};
 use crate::seccomp::Filter;
 use crate::sync::{Channel, Failure, Go, Report};
 use crate::sys::spawn::{self, Parent, Side};
-use crate::sys::{fs, process as sys};
+use crate::sys::{exe, fs, process as sys};
 use crate::workload::wait_for;
 
 /// The container that the process joins.
@@ -180,8 +180,14 @@ fn intermediate(mut context: Context<'_>, channel: Channel, initial_cpus: &[u64]
         if let Some((entrance, born)) = context.entrance.take() {
             entrance.join(born).map_err(|errno| failed("enter the cgroup of")(errno.into()))?;
         }
+        // While this process's own /proc can be seen.
+        let image = exe::Image::read().map_err(failed("enter"))?;
+        let uid_map = std::fs::read_to_string(format!("/proc/{}/uid_map", target.pid)).unwrap_or_default();
         if target.namespaces != 0 {
             spawn::setns(target.process, target.namespaces).map_err(failed("join the namespaces of"))?;
+        }
+        if init::maps_host_root(&uid_map) {
+            image.let_go().map_err(failed("keep the runtime's binary away from"))?;
         }
         spawn::clone3(0, Parent::CallersParent, None).map_err(failed("make a process in"))
     })();

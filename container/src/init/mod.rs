@@ -19,7 +19,7 @@ use crate::process::Plan;
 use crate::seccomp::Filter;
 use crate::sync::{Channel, Failure, Go, Report};
 use crate::sys::mount::{Depth, MountAttr, attr, set_attributes};
-use crate::sys::{fs, process as sys, pty, spawn};
+use crate::sys::{exe, fs, process as sys, pty, spawn};
 use devices::{Device, Making};
 use gate::Gate;
 use program::Program;
@@ -148,6 +148,7 @@ fn prepare(context: &mut Context<'_>, channel: &mut Channel) -> Result<Program> 
         // Whoever is in that pid namespace already must not reach the host through this process.
         sys::not_dumpable().map_err(|source| Error::failed("protect", "the init process", source))?;
     }
+    protect_binary()?;
     sys::reset_signals();
     // A process that leads a session already (started by clone3, never) would be told EPERM.
     nix::unistd::setsid().map_err(|source| Error::failed("make", "a session", source))?;
@@ -191,6 +192,34 @@ fn become_root_inside() -> Result<()> {
     let _ = sys::set_groups(&[]);
     sys::set_gid(0).map_err(error)?;
     sys::set_uid(0).map_err(error)
+}
+
+/// Whether a user namespace with these mappings (/proc/self/uid_map) has the host's root in it, or only one user, as a rootless
+/// one does: the owner of the binary may be among its users.
+pub fn maps_host_root(uid_map: &str) -> bool {
+    let ranges: Vec<Vec<u64>> = uid_map
+        .lines()
+        .map(|line| line.split_whitespace().filter_map(|number| number.parse().ok()).collect())
+        .collect();
+    ranges.is_empty()
+        || ranges
+            .iter()
+            .any(|range| !matches!(range[..], [_, host, size] if host >= SAFE_FIRST_ID && size > 1))
+}
+
+/// From here on ids belong to containers by convention (systemd's ranges), not to people.
+const SAFE_FIRST_ID: u64 = 100_000;
+
+/// Lets go of the runtime's binary, unless root of the container could not write to it anyway because it is not root of the
+/// host, nor the user who runs this.
+fn protect_binary() -> Result<()> {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    if maps_host_root(&map) {
+        exe::Image::read().and_then(exe::Image::let_go).map_err(|source| {
+            Error::failed("keep the container away from", "the runtime's binary", source)
+        })?;
+    }
+    Ok(())
 }
 
 fn keyring(id: &str) -> Result<()> {

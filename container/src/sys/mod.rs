@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+pub mod exe;
 pub mod fs;
 pub mod mount;
 pub mod process;
