@@ -16,6 +16,7 @@ use crate::namespaces::Namespaces;
 use crate::process::{Plan, Role};
 use crate::seccomp::{Filter, Listener};
 use crate::sync::{Channel, Go, Report};
+use crate::sys::exe;
 use crate::sys::spawn::{self, Parent, Side};
 use crate::validate;
 
@@ -30,6 +31,8 @@ pub struct Created {
     pub cgroup: Option<Cgroup>,
     /// `CLONE_NEW*` flags of the namespaces that it does not share with the runtime.
     pub namespaces: i32,
+    /// The conversation with it: the process ends with it unless [`recorded`] is called.
+    pub channel: Channel,
 }
 
 /// Whether this process may do what only root of the host can.
@@ -119,8 +122,8 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
             return Err(error);
         }
     };
-    let mut created = Created { pid, process: pidfd, cgroup, namespaces: namespaces.all() };
-    let mut runtime = Runtime { spec, plan, listener, idmapped, state, channel, unmapped };
+    let mut created = Created { pid, process: pidfd, cgroup, namespaces: namespaces.all(), channel };
+    let runtime = Runtime { spec, plan, listener, idmapped, state, unmapped };
     match runtime.bring_up(&mut created, timeline) {
         Ok(()) => Ok(created),
         Err(error) => {
@@ -267,6 +270,8 @@ fn intermediate(mut context: Context<'_>, mut new: i32, channel: Channel) -> ! {
     let made = (|| -> Result<Side> {
         let namespaces = context.namespaces;
         let failed = |source| Error::failed("make", "the container's process in its namespaces", source);
+        // While this process's own /proc can be seen.
+        let image = exe::Image::read().map_err(failed)?;
         namespaces.join()?;
         if maps_early(namespaces) {
             spawn::unshare(libc::CLONE_NEWUSER).map_err(failed)?;
@@ -279,6 +284,11 @@ fn intermediate(mut context: Context<'_>, mut new: i32, channel: Channel) -> ! {
             spawn::unshare(libc::CLONE_NEWTIME).map_err(failed)?;
             time_offsets(context.spec)?;
             new &= !libc::CLONE_NEWTIME;
+        }
+        if namespaces.joined(libc::CLONE_NEWPID).is_some() {
+            // Others are in there already, and would see the process from its birth.
+            crate::sys::process::not_dumpable().map_err(failed)?;
+            image.let_go().map_err(failed)?;
         }
         spawn::clone3(new as u64, Parent::CallersParent, birthplace(&context)).map_err(failed)
     })();
@@ -318,30 +328,29 @@ struct Runtime<'a> {
     listener: Option<Listener>,
     idmapped: Vec<(MountPlan, OwnedFd)>,
     state: serde_json::Value,
-    channel: Channel,
     /// Whether the init process still waits for its id mappings.
     unmapped: bool,
 }
 
 impl Runtime<'_> {
-    fn bring_up(&mut self, created: &mut Created, timeline: &mut rkvm_oci::Timeline) -> Result<()> {
+    fn bring_up(&self, created: &mut Created, timeline: &mut rkvm_oci::Timeline) -> Result<()> {
         if self.unmapped {
             map(self.spec, created.pid, &self.idmapped)?;
-            self.go(Go::Mapped)?;
+            go(created, Go::Mapped)?;
         }
         self.plan.limits(created.pid)?;
-        self.go(Go::Limited)?;
+        go(created, Go::Limited)?;
         timeline.mark(Phase::Sandbox);
         loop {
-            match self.channel.receive()? {
+            match created.channel.receive()? {
                 Some(Report::Ready) => break,
                 Some(Report::Mounted) => {
                     self.hooks(created.pid)?;
-                    self.go(Go::HooksDone)?;
+                    go(created, Go::HooksDone)?;
                 }
                 Some(Report::Listener(number)) => {
                     self.hand_over(created, number)?;
-                    self.go(Go::ListenerSent)?;
+                    go(created, Go::ListenerSent)?;
                 }
                 Some(Report::Failed(failure)) => return Err(failure.into()),
                 Some(Report::MapMe | Report::Spawned(_)) | None => return Err(ended(created)),
@@ -349,15 +358,6 @@ impl Runtime<'_> {
         }
         timeline.mark(Phase::Process);
         Ok(())
-    }
-
-    /// Allows a step; a process that has died meanwhile has said why.
-    fn go(&self, step: Go) -> Result<()> {
-        let Err(source) = self.channel.go(step) else { return Ok(()) };
-        match self.channel.receive() {
-            Ok(Some(Report::Failed(failure))) => Err(failure.into()),
-            _ => Err(Error::failed("speak to", "the container's process", source)),
-        }
     }
 
     fn hooks(&self, pid: i32) -> Result<()> {
@@ -372,6 +372,24 @@ impl Runtime<'_> {
     fn hand_over(&self, created: &Created, number: i32) -> Result<()> {
         send_listener(self.listener.as_ref(), created.process.as_fd(), number, created.pid, &self.state)
     }
+}
+
+/// Allows a step; a process that has died meanwhile has said why.
+fn go(created: &Created, step: Go) -> Result<()> {
+    let Err(source) = created.channel.go(step) else { return Ok(()) };
+    match created.channel.receive() {
+        Ok(Some(Report::Failed(failure))) => Err(failure.into()),
+        Ok(_) => Err(ended(created)),
+        Err(_) => Err(Error::failed("speak to", "the container's process", source)),
+    }
+}
+
+/// Lets the process at the other end outlive this one.
+///
+/// # Errors
+/// It has ended.
+pub fn recorded(channel: &Channel) -> Result<()> {
+    channel.go(Go::Recorded).map_err(|source| Error::failed("speak to", "the container's process", source))
 }
 
 /// Takes the listener's descriptor out of the process and sends it to its agent.

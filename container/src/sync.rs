@@ -18,6 +18,8 @@ pub enum Go {
     HooksDone = b'h' as isize,
     /// The seccomp listener has reached its agent.
     ListenerSent = b's' as isize,
+    /// The container is recorded, so that later commands find the process: it may outlive the runtime.
+    Recorded = b'r' as isize,
 }
 
 /// From the process to the runtime.
@@ -211,8 +213,8 @@ impl Channel {
         let length = loop {
             match nix::unistd::read(&self.0, &mut buffer) {
                 Ok(length) => break length,
-                Err(nix::Error::EINTR) => {}
-                Err(nix::Error::ECONNRESET) => return Ok(None),
+                // ECONNRESET: it ended with a step unread. Told once; what it reported before is still to come.
+                Err(nix::Error::EINTR | nix::Error::ECONNRESET) => {}
                 Err(source) => return Err(Error::failed("hear from", "the container's process", source)),
             }
         };

@@ -16,9 +16,10 @@ use rkvm_oci::{
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Cgroup;
-use crate::create::Created;
+use crate::create::{self, Created};
 use crate::exec;
 use crate::init::gate;
+use crate::sync::Channel;
 use crate::sys::spawn;
 
 /// What is kept in the container's record.
@@ -40,6 +41,8 @@ pub struct Container {
     /// The init process while it lives.
     process: Option<OwnedFd>,
     stored: Stored,
+    /// The conversation with an init process that is not recorded yet.
+    channel: Option<Channel>,
 }
 
 impl Container {
@@ -52,6 +55,7 @@ impl Container {
             pid: created.pid,
             process: Some(created.process),
             stored: Stored { cgroup: created.cgroup, namespaces: created.namespaces },
+            channel: Some(created.channel),
         }
     }
 
@@ -73,6 +77,7 @@ impl Container {
             pid: record.pid,
             process,
             stored,
+            channel: None,
         })
     }
 
@@ -132,6 +137,10 @@ impl Workload for Container {
 
     fn record(&self) -> serde_json::Value {
         serde_json::to_value(&self.stored).unwrap_or_default()
+    }
+
+    fn recorded(&mut self) -> Result<()> {
+        self.channel.take().map_or(Ok(()), |channel| create::recorded(&channel))
     }
 
     fn status(&self, recorded: Status) -> Result<Status> {

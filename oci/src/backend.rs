@@ -194,6 +194,13 @@ pub trait Workload {
     /// What the backend wants to find in [`Record::backend`] later.
     fn record(&self) -> serde_json::Value;
 
+    /// The record has been written: the workload may outlive the caller from now on. Until then it ends with the caller, for
+    /// nobody else knows of it.
+    ///
+    /// # Errors
+    /// It has ended meanwhile.
+    fn recorded(&mut self) -> Result<()>;
+
     /// The state now, from the processes themselves: [`Status::Stopped`] when the init process has ended
     /// (a zombie counts as ended), [`Status::Paused`] when frozen, otherwise `recorded`.
     ///

@@ -92,7 +92,7 @@ pub fn create(
     record.pid = workload.pid();
     record.pid_start = process_start(record.pid).unwrap_or(0);
     record.backend = workload.record();
-    if let Err(error) = entry.write(&record) {
+    if let Err(error) = entry.write(&record).and_then(|()| workload.recorded()) {
         workload.delete()?;
         entry.remove()?;
         return Err(error);

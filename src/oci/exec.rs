@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::{Capability, LinuxCapabilities, Process, User};
 use rkvm_oci::lifecycle::Verb;
+use rkvm_oci::runtime::Opened;
 use rkvm_oci::{Bundle, Error, ExecRequest, Result};
 
 use super::{Context, foreground, stdio};
@@ -75,7 +76,7 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
     if !args.cgroup.is_empty() {
         return Err(Error::unsupported("--cgroup", "processes run in the container's own cgroup"));
     }
-    let mut opened = context.open(&args.id)?;
+    let opened = context.open(&args.id)?;
     if !(args.ignore_paused && opened.status == rkvm_oci::Status::Paused) {
         opened.check(Verb::Exec)?;
     }
@@ -90,9 +91,10 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
     };
     let signals = if args.detach { None } else { Some(foreground::Signals::block()?) };
     let request = ExecRequest { process: &process, stdio: streams, preserve_fds: args.preserve_fds };
-    let mut running = opened.workload.exec(request)?;
-    // Others may want the container while this process runs.
-    drop(opened);
+    // Others may want the container meanwhile: in a paused one this waits for `resume`.
+    let Opened { entry, mut workload, .. } = opened;
+    drop(entry);
+    let mut running = workload.exec(request)?;
     let pid = running.pid();
     let told = stdio::write_pid_file(args.pid_file.as_deref(), pid)
         .and_then(|()| stdio::send_pidfd(args.pidfd_socket.as_deref(), pid));

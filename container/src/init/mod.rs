@@ -87,6 +87,8 @@ pub fn run(mut context: Context<'_>, mut channel: Channel) -> ! {
             load(filter, &channel)?;
         }
         channel.report(&Report::Ready)?;
+        // A runtime that is killed before it has written the record leaves nobody who knows of this process.
+        channel.wait_for(Go::Recorded)?;
         Ok(program)
     });
     let program = match done {

@@ -129,14 +129,6 @@ pub fn not_dumpable() -> io::Result<()> {
     prctl(libc::PR_SET_DUMPABLE, 0, 0).map(drop)
 }
 
-/// Has orphans of this process's descendants become its children.
-///
-/// # Errors
-/// None in practice.
-pub fn become_subreaper() -> io::Result<()> {
-    prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0).map(drop)
-}
-
 /// setgroups(2), by system call: the C library's wrapper synchronises threads, of which there are none.
 ///
 /// # Errors

@@ -1,6 +1,5 @@
 //! Pseudoterminals.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -23,17 +22,6 @@ pub fn slave_of(master: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let slave = check(libc::c_long::from(unsafe { libc::ioctl(master.as_raw_fd(), TIOCGPTPEER, flags) }))?;
     // SAFETY: the kernel has just given us this descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(slave as RawFd) })
-}
-
-/// Number of the pseudoterminal `master`: its slave is `/dev/pts/NUMBER`.
-///
-/// # Errors
-/// `master` is not a pseudoterminal's master.
-pub fn number(master: BorrowedFd<'_>) -> io::Result<u32> {
-    let mut number: libc::c_uint = 0;
-    // SAFETY: TIOCGPTN writes one unsigned int.
-    check(libc::c_long::from(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTN, &raw mut number) }))?;
-    Ok(number)
 }
 
 /// Sets the size of a terminal, in characters.
@@ -65,15 +53,4 @@ pub fn size(terminal: BorrowedFd<'_>) -> io::Result<(u16, u16)> {
 pub fn make_controlling(terminal: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: TIOCSCTTY takes an integer.
     check(libc::c_long::from(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 0) })).map(drop)
-}
-
-/// A new pseudoterminal of the host: master and slave.
-///
-/// # Errors
-/// devpts is missing or full.
-pub fn open_host() -> io::Result<(OwnedFd, OwnedFd)> {
-    let master = File::options().read(true).write(true).open("/dev/ptmx")?;
-    let master = OwnedFd::from(master);
-    let slave = slave_of(std::os::fd::AsFd::as_fd(&master))?;
-    Ok((master, slave))
 }
