@@ -1,11 +1,13 @@
 //! Hooks (runtime-spec, "POSIX-platform Hooks"): programs run at fixed points of a container's life, with its state
 //! on their standard input.
 
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{Read, Seek, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use oci_spec::runtime::Hook;
 
 use crate::error::{Error, Result};
@@ -57,27 +59,19 @@ fn run_one(kind: &'static str, hook: &Hook, state: &serde_json::Value) -> Result
         let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
         command.env(name, value);
     }
+    // Files in memory, not pipes: a hook may neither read its input nor close its output, nor may a child that it leaves. A
+    // pipe would need threads for that, which the container's own process, where some hooks run, must not have when it goes on.
+    let io_error = |source: std::io::Error| error(format!("cannot be run ({source})"));
+    let stdin = memory_file(state.to_string().as_bytes()).map_err(io_error)?;
+    let mut stderr = memory_file(b"").map_err(io_error)?;
     let mut child = command
-        .stdin(Stdio::piped())
+        .stdin(stdin)
         .stdout(Stdio::null())
-        .stderr(Stdio::piped())
+        .stderr(stderr.try_clone().map_err(io_error)?)
         // A group of its own, so that a hook that does not end can be killed with its children.
         .process_group(0)
         .spawn()
-        .map_err(|source| error(format!("cannot be run ({source})")))?;
-    let mut stdin = child.stdin.take();
-    let mut stderr = child.stderr.take();
-    let input = state.to_string();
-    // Threads, because a hook may neither read its input nor close its output.
-    let writer = std::thread::spawn(move || stdin.as_mut().map(|pipe| pipe.write_all(input.as_bytes())));
-    let reader = std::thread::spawn(move || {
-        let mut text = Vec::new();
-        if let Some(pipe) = stderr.as_mut() {
-            let _ = pipe.take(STDERR_KEPT).read_to_end(&mut text);
-            let _ = std::io::copy(pipe, &mut std::io::sink());
-        }
-        String::from_utf8_lossy(&text).trim().to_owned()
-    });
+        .map_err(io_error)?;
     let limit = hook.timeout().and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
     let status = wait(&mut child, limit).map_err(|source| error(source.to_string()))?;
     let Some(status) = status else {
@@ -92,13 +86,23 @@ fn run_one(kind: &'static str, hook: &Hook, state: &serde_json::Value) -> Result
     if status.success() {
         return Ok(());
     }
-    let _ = writer.join();
-    let text = reader.join().unwrap_or_default();
+    let mut text = Vec::new();
+    // The descriptor's offset is where the hook stopped writing.
+    let _ = stderr.rewind().and_then(|()| stderr.take(STDERR_KEPT).read_to_end(&mut text));
+    let text = String::from_utf8_lossy(&text).trim().to_owned();
     let end = match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit code {code}"),
         (None, signal) => format!("signal {}", signal.unwrap_or_default()),
     };
     Err(error(if text.is_empty() { end } else { format!("{end}: {text}") }))
+}
+
+/// An anonymous file that holds `content` and is read from its beginning.
+fn memory_file(content: &[u8]) -> std::io::Result<File> {
+    let mut file = File::from(memfd_create("hook", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(content)?;
+    file.rewind()?;
+    Ok(file)
 }
 
 /// Waits for `child`, at most for `limit`; `None` when time is up.
