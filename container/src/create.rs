@@ -271,7 +271,7 @@ fn intermediate(mut context: Context<'_>, mut new: i32, channel: Channel) -> ! {
         let namespaces = context.namespaces;
         let failed = |source| Error::failed("make", "the container's process in its namespaces", source);
         // While this process's own /proc can be seen.
-        let image = exe::Image::read().map_err(failed)?;
+        let image = exe::Image::read(exe::Mounts::Shared).map_err(failed)?;
         namespaces.join()?;
         if maps_early(namespaces) {
             spawn::unshare(libc::CLONE_NEWUSER).map_err(failed)?;

@@ -7,7 +7,7 @@ use oci_spec::runtime::Spec;
 use rkvm_oci::{Bundle, Error, ExecProcess, ExecRequest, ExitStatus, Result, Signal, Stdio};
 
 use crate::cgroup::{Born, Cgroup, Entrance};
-use crate::create::{seccomp_cache, send_listener};
+use crate::create::{is_privileged, seccomp_cache, send_listener};
 use crate::init::program::Program;
 use crate::init::{self, devices};
 use crate::memory_policy::bit_mask;
@@ -177,19 +177,29 @@ fn intermediate(mut context: Context<'_>, channel: Channel, initial_cpus: &[u64]
         if !initial_cpus.is_empty() {
             sys::set_affinity(0, initial_cpus).map_err(failed("apply process.execCPUAffinity.initial in"))?;
         }
+        // While this process's own /proc can be seen, and before it counts as one of the container's.
+        let mut image = Some(exe::Image::read(exe::Mounts::Shared).map_err(failed("enter"))?);
+        let uid_map = std::fs::read_to_string(format!("/proc/{}/uid_map", target.pid)).unwrap_or_default();
+        let mut let_go = |needed: bool| match image.take().filter(|_| needed) {
+            Some(image) => image.let_go().map_err(failed("keep the runtime's binary away from")),
+            None => Ok(()),
+        };
+        let exposed = init::maps_host_root(&uid_map);
+        if is_privileged() {
+            let_go(exposed)?;
+        }
         if let Some((entrance, born)) = context.entrance.take() {
             entrance.join(born).map_err(|errno| failed("enter the cgroup of")(errno.into()))?;
         }
-        // While this process's own /proc can be seen.
-        let image = exe::Image::read().map_err(failed("enter"))?;
-        let uid_map = std::fs::read_to_string(format!("/proc/{}/uid_map", target.pid)).unwrap_or_default();
         if target.namespaces != 0 {
             spawn::setns(target.process, target.namespaces).map_err(failed("join the namespaces of"))?;
         }
-        if init::maps_host_root(&uid_map) {
-            image.let_go().map_err(failed("keep the runtime's binary away from"))?;
-        }
-        spawn::clone3(0, Parent::CallersParent, None).map_err(failed("make a process in"))
+        // Without root's privileges, those of the container's user namespace do.
+        let_go(exposed)?;
+        spawn::clone3(0, Parent::CallersParent, None).map_err(|source| {
+            // ENOMEM: the first process of the pid namespace has ended (pid_namespaces(7)).
+            failed("make a process in")(source).hint("it may have ended just now")
+        })
     })();
     match made {
         Ok(Side::Child) => run(context, channel),

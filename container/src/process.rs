@@ -96,7 +96,7 @@ impl Plan {
     /// The kernel refuses one; the message names the field.
     pub fn privileged(&self) -> Result<()> {
         if let Some((module, label)) = &self.label {
-            Proc::open()?.label(*module, label)?;
+            Proc::open(None)?.label(*module, label)?;
         }
         let failed = |field: &'static str| move |source| Error::failed("apply", field, source);
         if let Some(scheduler) = self.scheduler {

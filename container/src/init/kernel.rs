@@ -1,26 +1,40 @@
-//! Kernel settings of the container's namespaces: sysctls, host name, security labels. Everything is written through a procfs that this
-//! process has mounted itself and nobody else can reach, so no image can put another file in its place.
+//! Kernel settings of the container's namespaces: sysctls, host name, security labels. Everything is written through a procfs that is
+//! known to be one, and through no mount on top of it, so no image can put another file in its place.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rkvm_oci::{Error, Result};
 
 use crate::sys::{fs, mount};
 
-/// A private instance of procfs.
+/// An instance of procfs that nothing stands in for.
 #[derive(Debug)]
 pub struct Proc(OwnedFd);
 
+/// Inode number of a procfs's root (linux/proc_ns.h, `PROC_ROOT_INO`).
+const PROC_ROOT_INODE: u64 = 1;
+
 impl Proc {
-    /// Mounts one, not attached anywhere.
+    /// The one on /proc below `root`, when it is a whole procfs; another, mounted for this alone and attached nowhere, otherwise. (Only
+    /// otherwise, because letting go of that one takes an RCU grace period.)
     ///
     /// # Errors
     /// The user namespace may not see a whole procfs.
-    pub fn open() -> Result<Self> {
+    pub fn open(root: Option<BorrowedFd<'_>>) -> Result<Self> {
+        if let Some(there) = root.and_then(|root| Self::attached(root).ok().flatten()) {
+            return Ok(there);
+        }
         let error = |source| Error::failed("mount", "a private procfs", source);
         let context = mount::fsopen("proc").map_err(error)?;
         mount::fsmount(context.as_fd(), 0).map(Self).map_err(error)
+    }
+
+    fn attached(root: BorrowedFd<'_>) -> std::io::Result<Option<Self>> {
+        let proc = fs::open_in_root(root, Path::new("/proc"), libc::O_PATH | libc::O_DIRECTORY)?;
+        let kind = nix::sys::statfs::fstatfs(proc.as_fd())?.filesystem_type();
+        let whole = nix::sys::stat::fstat(proc.as_fd())?.st_ino == PROC_ROOT_INODE;
+        Ok((kind == nix::sys::statfs::PROC_SUPER_MAGIC && whole).then_some(Self(proc)))
     }
 
     fn write(&self, path: &Path, value: &str) -> std::io::Result<()> {

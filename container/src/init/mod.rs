@@ -139,6 +139,11 @@ fn state(context: &Context<'_>, status: &str) -> serde_json::Value {
 
 fn prepare(context: &mut Context<'_>, channel: &mut Channel) -> Result<Program> {
     let namespaces = context.namespaces;
+    let own_user_namespace = namespaces.has(libc::CLONE_NEWUSER);
+    if !own_user_namespace {
+        // Before the container pays for the memory that this takes.
+        protect_binary(namespaces.new)?;
+    }
     enter_cgroup(context)?;
     if namespaces.new & libc::CLONE_NEWUSER != 0 && !context.mapped {
         channel.wait_for(Go::Mapped)?;
@@ -150,7 +155,10 @@ fn prepare(context: &mut Context<'_>, channel: &mut Channel) -> Result<Program> 
         // Whoever is in that pid namespace already must not reach the host through this process.
         sys::not_dumpable().map_err(|source| Error::failed("protect", "the init process", source))?;
     }
-    protect_binary()?;
+    if own_user_namespace {
+        // Only there it may have the privilege.
+        protect_binary(namespaces.new)?;
+    }
     sys::reset_signals();
     // A process that leads a session already (started by clone3, never) would be told EPERM.
     nix::unistd::setsid().map_err(|source| Error::failed("make", "a session", source))?;
@@ -165,7 +173,7 @@ fn prepare(context: &mut Context<'_>, channel: &mut Channel) -> Result<Program> 
         run_hooks(context, channel)?;
         let root = std::fs::File::open(context.rootfs)
             .map_err(|source| Error::failed("open root.path", context.rootfs.display(), source))?;
-        settings(context)?;
+        settings(context, None)?;
         root::switch(root.as_fd(), Switch::Chroot)?;
         streams(context, None)?;
     }
@@ -214,10 +222,11 @@ const SAFE_FIRST_ID: u64 = 100_000;
 
 /// Lets go of the runtime's binary, unless root of the container could not write to it anyway because it is not root of the
 /// host, nor the user who runs this.
-fn protect_binary() -> Result<()> {
+fn protect_binary(new: i32) -> Result<()> {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     if maps_host_root(&map) {
-        exe::Image::read().and_then(exe::Image::let_go).map_err(|source| {
+        let mounts = if new & libc::CLONE_NEWNS != 0 { exe::Mounts::Own } else { exe::Mounts::Shared };
+        exe::Image::read(mounts).and_then(exe::Image::let_go).map_err(|source| {
             Error::failed("keep the container away from", "the runtime's binary", source)
         })?;
     }
@@ -271,7 +280,7 @@ fn file_systems(context: &mut Context<'_>, channel: &Channel) -> Result<()> {
         devices::make(root, &context.devices, making)?;
     }
     streams(context, Some(root))?;
-    settings(context)?;
+    settings(context, Some(root))?;
     channel.wait_for(Go::Limited)?;
     run_hooks(context, channel)?;
     let paths = |list: Option<&Vec<String>>| list.cloned().unwrap_or_default();
@@ -334,7 +343,7 @@ fn make_cwd(context: &Context<'_>, root: BorrowedFd<'_>) -> Result<()> {
 }
 
 /// Host name, loopback and sysctls: the settings of the new namespaces.
-fn settings(context: &Context<'_>) -> Result<()> {
+fn settings(context: &Context<'_>, root: Option<BorrowedFd<'_>>) -> Result<()> {
     let spec = context.spec;
     if let Some(name) = spec.hostname() {
         nix::unistd::sethostname(name).map_err(|source| Error::failed("set hostname", name, source))?;
@@ -347,7 +356,7 @@ fn settings(context: &Context<'_>) -> Result<()> {
         sys::loopback_up().map_err(|source| Error::failed("bring up", "interface lo", source))?;
     }
     if let Some(sysctls) = linux.and_then(|linux| linux.sysctl().as_ref()).filter(|all| !all.is_empty()) {
-        let proc = kernel::Proc::open()?;
+        let proc = kernel::Proc::open(root)?;
         for (name, value) in sysctls {
             proc.sysctl(name, value)?;
         }

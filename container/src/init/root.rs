@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag};
 use nix::mount::{MntFlags, umount2};
 use rkvm_oci::{Error, Result};
@@ -103,37 +104,44 @@ pub fn switch(root: BorrowedFd<'_>, how: Switch) -> Result<()> {
 /// # Errors
 /// One cannot be covered.
 pub fn mask(root: BorrowedFd<'_>, paths: &[String]) -> Result<()> {
-    let mut empty: Option<OwnedFd> = None;
-    let mut null: Option<OwnedFd> = None;
+    let (mut folders, mut files) = (vec![], vec![]);
     for path in paths {
         let Some(target) = target::find(root, Path::new(path))? else { continue };
-        let error = |source| Error::failed("mask", path, source);
-        let mode = nix::sys::stat::fstat(target.as_fd()).map_err(|errno| error(errno.into()))?.st_mode;
-        let source = if mode & libc::S_IFMT == libc::S_IFDIR {
-            // One superblock serves all of them: it is empty and stays so.
-            if empty.is_none() {
-                let context = mount::fsopen("tmpfs").map_err(error)?;
-                for (key, value) in [("nr_blocks", Some("1")), ("nr_inodes", Some("1")), ("ro", None)] {
-                    mount::fsconfig_set(context.as_fd(), key, value).map_err(error)?;
-                }
-                empty = Some(mount::fsmount(context.as_fd(), attr::RDONLY).map_err(error)?);
-            }
-            &empty
-        } else {
-            if null.is_none() {
-                let tree = mount::clone_tree(AT_FDCWD, Path::new("/dev/null"), Depth::One).map_err(error)?;
-                if !fs::is_device(tree.as_fd(), 1, 3).map_err(error)? {
-                    return Err(error(std::io::Error::from_raw_os_error(libc::ENODEV)));
-                }
-                null = Some(tree);
-            }
-            &null
-        };
-        let Some(source) = source else { continue };
-        let copy = mount::clone_tree(source.as_fd(), Path::new(""), Depth::One).map_err(error)?;
-        mount::attach(copy.as_fd(), target.as_fd()).map_err(error)?;
+        let mode = nix::sys::stat::fstat(target.as_fd())
+            .map_err(|errno| Error::failed("mask", path, errno))?
+            .st_mode;
+        let list = if mode & libc::S_IFMT == libc::S_IFDIR { &mut folders } else { &mut files };
+        list.push((path, target));
     }
-    Ok(())
+    cover(&folders, || {
+        // One superblock serves all of them: it is empty and stays so.
+        let context = mount::fsopen("tmpfs")?;
+        for (key, value) in [("nr_blocks", Some("1")), ("nr_inodes", Some("1")), ("ro", None)] {
+            mount::fsconfig_set(context.as_fd(), key, value)?;
+        }
+        mount::fsmount(context.as_fd(), attr::RDONLY)
+    })?;
+    cover(&files, || {
+        let null = mount::clone_tree(AT_FDCWD, Path::new("/dev/null"), Depth::One)?;
+        if fs::is_device(null.as_fd(), 1, 3)? { Ok(null) } else { Err(Errno::ENODEV.into()) }
+    })
+}
+
+/// Attaches copies of the mount that `make` gives on `targets`, and the mount itself on the last one: closing one that was
+/// never attached waits for an RCU grace period.
+fn cover(targets: &[(&String, OwnedFd)], make: impl FnOnce() -> std::io::Result<OwnedFd>) -> Result<()> {
+    let Some(((last, last_target), others)) = targets.split_last() else { return Ok(()) };
+    let error = |path: &String| {
+        let path = path.clone();
+        move |source: std::io::Error| Error::failed("mask", path, source)
+    };
+    let mask = make().map_err(error(last))?;
+    for (path, target) in others {
+        mount::clone_tree(mask.as_fd(), Path::new(""), Depth::One)
+            .and_then(|copy| mount::attach(copy.as_fd(), target.as_fd()))
+            .map_err(error(path))?;
+    }
+    mount::attach(mask.as_fd(), last_target.as_fd()).map_err(error(last))
 }
 
 /// Makes `paths` read-only with everything below. Those that do not exist need nothing.

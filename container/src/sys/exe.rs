@@ -2,16 +2,19 @@
 //!
 //! A process that enters a container is, until execve, an instance of a file of the host's: through `/proc/PID/exe`, or by having the
 //! runtime execute `/proc/self/exe`, what runs in the container could open that file and, once nobody executes it any
-//! more, overwrite it. So the process replaces every mapping of the file by an anonymous copy at the same address and
-//! then names an empty memfd as its executable, which the kernel allows once no mapping of the old one is left
-//! (prctl(2), `PR_SET_MM_MAP`). Nothing that leads to the host's file remains in the process; no second execve
-//! and no copy of the whole file are needed.
+//! more, overwrite it. So the process names an empty memfd as its executable (prctl(2), `PR_SET_MM_MAP`), and nothing that it
+//! could be asked for leads to the host's file any more; no second execve and no copy of the file are needed. The kernel
+//! allows that once nothing of the old executable is mapped, and tells files apart by mount and file: code and constants are
+//! mapped again, at the same addresses, through another mount of the file, and data is replaced by anonymous memory.
+//! Where there is no other mount, everything is replaced.
 
 use std::fs;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
-use super::check;
+use super::{check, mount};
 
 /// `struct prctl_mm_map` of linux/prctl.h.
 #[repr(C)]
@@ -39,6 +42,7 @@ struct Mapping {
     start: usize,
     length: usize,
     protection: i32,
+    offset: i64,
 }
 
 /// What must be known of this process before it can let go; read while its own procfs is still there.
@@ -46,6 +50,7 @@ struct Mapping {
 pub struct Image {
     mappings: Vec<Mapping>,
     map: MemoryMap,
+    again: Option<fs::File>,
 }
 
 fn invalid(what: &str) -> io::Error {
@@ -57,15 +62,16 @@ fn file_mappings(maps: &str) -> Option<Vec<Mapping>> {
     let mut found = vec![];
     for line in maps.lines() {
         let mut fields = line.split_ascii_whitespace();
-        let (range, flags) = (fields.next()?, fields.next()?);
-        if fields.nth(2)? == "0" {
+        let (range, flags, offset) = (fields.next()?, fields.next()?, fields.next()?);
+        if fields.nth(1)? == "0" {
             continue;
         }
         let (start, end) = range.split_once('-')?;
         let (start, end) = (usize::from_str_radix(start, 16).ok()?, usize::from_str_radix(end, 16).ok()?);
         let has = |letter: char, bit: i32| if flags.contains(letter) { bit } else { 0 };
         let protection = has('r', libc::PROT_READ) | has('w', libc::PROT_WRITE) | has('x', libc::PROT_EXEC);
-        found.push(Mapping { start, length: end - start, protection });
+        let offset = i64::from_str_radix(offset, 16).ok()?;
+        found.push(Mapping { start, length: end - start, protection, offset });
     }
     Some(found)
 }
@@ -75,7 +81,7 @@ impl Image {
     ///
     /// # Errors
     /// procfs is missing.
-    pub fn read() -> io::Result<Self> {
+    pub fn read(mounts: Mounts) -> io::Result<Self> {
         let maps = fs::read_to_string("/proc/self/maps")?;
         let mappings = file_mappings(&maps).ok_or_else(|| invalid("maps"))?;
         let stat = fs::read_to_string("/proc/self/stat")?;
@@ -96,7 +102,8 @@ impl Image {
             env_end: field(51)?,
             ..MemoryMap::default()
         };
-        Ok(Self { mappings, map })
+        // Not possible everywhere; then the constant parts are copied like the rest.
+        Ok(Self { mappings, map, again: reopen(mounts).ok() })
     }
 
     /// Lets go of the binary. The caller must have no other thread.
@@ -108,7 +115,12 @@ impl Image {
         // Executable by mode, but there is nothing in it to execute.
         let empty = nix::sys::memfd::memfd_create(c"rkvm", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?;
         for mapping in &self.mappings {
-            replace(*mapping)?;
+            match &self.again {
+                Some(file) if is_constant(mapping) => {
+                    map_again(*mapping, file.as_fd())?;
+                }
+                _ => replace(*mapping)?,
+            }
         }
         // SAFETY: sbrk(0) only tells.
         self.map.brk = unsafe { libc::sbrk(0) } as u64;
@@ -127,9 +139,56 @@ impl Image {
     }
 }
 
+/// Whether the bytes are those of the file for certain: code, and the segment with the ELF header and the constants. Other data that
+/// is only readable now has been relocated before.
+fn is_constant(mapping: &Mapping) -> bool {
+    let writable = mapping.protection & libc::PROT_WRITE != 0;
+    !writable && (mapping.protection & libc::PROT_EXEC != 0 || mapping.offset == 0)
+}
+
+/// Which mounts the caller sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mounts {
+    /// Copies of its own, since it was made with CLONE_NEWNS: what it opens now has another mount than its executable.
+    Own,
+    /// Those that its executable was found in.
+    Shared,
+}
+
+/// The binary, opened by another mount than the one that it is executed from.
+fn reopen(mounts: Mounts) -> io::Result<fs::File> {
+    let file = match mounts {
+        Mounts::Own => fs::File::open(fs::read_link("/proc/self/exe")?)?,
+        Mounts::Shared => {
+            let flags = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_CLOEXEC;
+            let exe = nix::fcntl::open("/proc/self/exe", flags, nix::sys::stat::Mode::empty())?;
+            let tree = mount::clone_tree(exe.as_fd(), Path::new(""), mount::Depth::One)?;
+            fs::File::open(format!("/proc/self/fd/{}", tree.as_raw_fd()))?
+        }
+    };
+    // The path could lead to a newer file by now.
+    let (found, executed) = (file.metadata()?, fs::metadata("/proc/self/exe")?);
+    if (found.dev(), found.ino()) == (executed.dev(), executed.ino()) {
+        Ok(file)
+    } else {
+        Err(io::Error::from_raw_os_error(libc::ESTALE))
+    }
+}
+
+/// Maps the same part of the same file at the same address, by another path.
+fn map_again(mapping: Mapping, file: BorrowedFd<'_>) -> io::Result<()> {
+    let Mapping { start, length, protection, offset } = mapping;
+    let flags = libc::MAP_PRIVATE | libc::MAP_FIXED;
+    // SAFETY: the bytes are those that are mapped there already, since the file cannot be written while it is executed.
+    let placed = unsafe {
+        libc::mmap(start as *mut libc::c_void, length, protection, flags, file.as_raw_fd(), offset)
+    };
+    if placed == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Puts an anonymous copy in the place of a mapping.
 fn replace(mapping: Mapping) -> io::Result<()> {
-    let Mapping { start, length, protection } = mapping;
+    let Mapping { start, length, protection, .. } = mapping;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
     // SAFETY: a new mapping anywhere.
     let copy =
@@ -179,7 +238,7 @@ mod tests {
     fn a_process_that_has_let_go_runs_on_and_its_binary_cannot_be_reached() {
         let child = spawn::fork().unwrap();
         let Some(pid) = child else {
-            let done = Image::read().and_then(Image::let_go);
+            let done = Image::read(Mounts::Shared).and_then(Image::let_go);
             let link = fs::read_link("/proc/self/exe").unwrap_or_default();
             let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
             let files = file_mappings(&maps).map_or(usize::MAX, |left| left.len());
