@@ -61,7 +61,7 @@ fn host_fds_init(s: &Subject) {
     rkvm_testing::wait::until("the program to run", || {
         fs::read_to_string(format!("/proc/{pid}/cmdline"))
             .ok()
-            .filter(|line| line.starts_with("sh\0"))
+            .filter(|line| line.contains("sleep"))
             .map(|_| ())
     });
     for entry in fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {

@@ -173,6 +173,11 @@ impl Sandbox {
     fn clear(&self) {
         for _ in 0..3 {
             let leaks = self.leaks();
+            // A frozen process does not die.
+            for cgroup in &leaks.cgroups {
+                let _ = fs::write(cgroup.join("freezer.state"), "THAWED");
+                let _ = fs::write(cgroup.join("cgroup.freeze"), "0");
+            }
             for pid in &leaks.pids {
                 let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
             }
@@ -193,7 +198,6 @@ impl Sandbox {
                 self.leaks().pids.is_empty().then_some(())
             });
             for cgroup in leaks.cgroups.iter().rev() {
-                let _ = fs::write(cgroup.join("freezer.state"), "THAWED");
                 let _ = fs::remove_dir(cgroup);
             }
             if self.leaks().pids.is_empty() && self.leaks().cgroups.is_empty() {
