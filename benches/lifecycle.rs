@@ -77,7 +77,7 @@ fn runtime(criterion: &mut Criterion) {
         wait();
         delete()
     });
-    let mut sleeper = sandbox.bundle("c", &["sleep", "1000000"]);
+    let sleeper = sandbox.bundle("c", &["sleep", "1000000"]);
     sleeper.write();
     create();
     quiet(&mut oci(&["start", &id]));

@@ -144,17 +144,26 @@ impl Engine {
     /// # Errors
     /// Something cannot be removed; doing it again goes on.
     pub fn remove(&self, locked: Locked, volumes: AnonymousVolumes) -> Result<()> {
-        let id = locked.container.record.id.clone();
-        let mounts = locked.container.record.mounts.clone();
-        locked.remove(&self.paths)?;
-        rkvm_image::Store::open(&self.paths.lib).release(&id)?;
+        self.forget(&locked, volumes)?;
+        locked.remove(&self.paths)
+    }
+
+    /// The part of [`Engine::remove`] that others can notice: the container, its hold on the image and its anonymous volumes are
+    /// gone, its own files may still be there. They are many, and whoever waits for the container need not wait for them.
+    ///
+    /// # Errors
+    /// Something cannot be removed.
+    pub fn forget(&self, locked: &Locked, volumes: AnonymousVolumes) -> Result<()> {
+        let record = &locked.container.record;
+        locked.forget(&self.paths)?;
+        rkvm_image::Store::open(&self.paths.lib).release(&record.id)?;
         if volumes == AnonymousVolumes::Keep {
             return Ok(());
         }
         let store = VolumeStore::new(&self.paths.lib);
-        for mount in mounts {
-            let MountKind::Volume { name, anonymous: true, .. } = mount.kind else { continue };
-            match store.remove(&name, |name| self.volume_users(name)) {
+        for mount in &record.mounts {
+            let MountKind::Volume { name, anonymous: true, .. } = &mount.kind else { continue };
+            match store.remove(name, |name| self.volume_users(name)) {
                 // Somebody else uses it by now, or removed it.
                 Ok(()) | Err(Error::Volume(VolumeError::InUse { .. } | VolumeError::NotFound { .. })) => {}
                 Err(error) => return Err(error),

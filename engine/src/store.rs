@@ -89,6 +89,16 @@ impl Locked {
         written
     }
 
+    /// Ends the container's existence: its name is free, and what is left of its folder is only remains, which
+    /// [`Locked::remove`] or the next listing removes.
+    ///
+    /// # Errors
+    /// Its state cannot be removed.
+    pub fn forget(&self, paths: &Paths) -> Result<()> {
+        release_name(paths, &self.container.record.name, &self.container.record.id);
+        remove_state(&self.container.paths)
+    }
+
     /// Removes every file of the container, the write layer included, and its name.
     ///
     /// # Errors
@@ -99,15 +109,22 @@ impl Locked {
     }
 }
 
+fn remove_state(paths: &ContainerPaths) -> Result<()> {
+    match fs::remove_file(paths.state()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::file("remove", paths.state(), error))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Removes a container's folder, state.json first: from then on the container does not exist.
 fn remove_folder(paths: &ContainerPaths, lock: Flock<File>) -> Result<()> {
-    let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
-    match fs::remove_file(paths.state()) {
-        Err(error) if !gone(&error) => return Err(Error::file("remove", paths.state(), error)),
-        _ => {}
-    }
+    remove_state(paths)?;
     match fs::remove_dir_all(paths.dir()) {
-        Err(error) if !gone(&error) => return Err(Error::file("remove", paths.dir(), error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(Error::file("remove", paths.dir(), error));
+        }
         _ => {}
     }
     drop(lock);

@@ -20,6 +20,7 @@ use std::time::{Instant, SystemTime};
 use nix::mount::{MntFlags, umount2};
 use rkvm_engine::log::Writer;
 use rkvm_engine::protocol::{self, Exited, Hello, Kind, StartFailed, Started};
+use rkvm_engine::store::Locked;
 use rkvm_engine::{
     BackendFn, Container, ContainerState, ContainerStatus, Engine, Error, Paths, Result, liveness, rootfs,
     store,
@@ -153,7 +154,7 @@ impl<'a> Monitor<'a> {
             let exit_code = running.workload.wait().map_or(255, ExitStatus::code);
             let oom_killed = exit_code != 0
                 && running.workload.stats().is_ok_and(|stats| stats.oom_kills.is_some_and(|kills| kills > 0));
-            let trouble = self.clean(running, &container);
+            let trouble = self.clean(running);
             let run = Run { exit_code, oom_killed, trouble };
             // The policy may have been changed by `update`.
             if let Ok(now) = store::peek(&self.engine.paths, self.id) {
@@ -165,6 +166,7 @@ impl<'a> Monitor<'a> {
             if !again {
                 return self.finish(session, run);
             }
+            unmount(&container);
             let _ = self.record(|state| record_end(state, &run, ContainerStatus::Restarting, false));
             session.clients.tell(Kind::Exited, &Exited { exit_code, error: String::new(), last: false });
             if !session.pause(backoff.delay(begun.elapsed())) {
@@ -183,48 +185,53 @@ impl<'a> Monitor<'a> {
     }
 
     /// Removes every trace of a run; what could not be removed, in words.
-    fn clean(&self, running: Running, container: &Container) -> String {
+    fn clean(&self, running: Running) -> String {
         // Its descriptors would keep namespaces and ports alive.
         drop(running);
-        self.clean_traces(container)
+        self.clean_traces()
     }
 
-    fn clean_traces(&self, container: &Container) -> String {
-        let rootfs = container.paths.rootfs();
-        // The overlay lies on the idmapped mounts that it was made from.
-        while umount2(&rootfs, MntFlags::MNT_DETACH).is_ok() {}
+    fn clean_traces(&self) -> String {
         self.engine.clean_quickly(self.id).err().map(|error| message(&error)).unwrap_or_default()
     }
 
     /// The end of the last run.
     fn finish(self, mut session: Session, run: Run) {
         let stopped = session.stopped;
+        let paths = self.engine.paths.clone();
         let status = if run.trouble.is_empty() { ContainerStatus::Exited } else { ContainerStatus::Dead };
         let mut error = run.trouble.clone();
-        if let Err(failed) = self.close(|state| record_end(state, &run, status, stopped)) {
+        let remains = self.close(|state| record_end(state, &run, status, stopped)).unwrap_or_else(|failed| {
             error = message(&failed);
-        }
+            None
+        });
         session.clients.tell(Kind::Exited, &Exited { exit_code: run.exit_code, error, last: true });
         session.clients.finish();
+        remove_remains(&paths, remains);
     }
 
     /// The end of a start that did not succeed.
     fn fail(self, mut session: Session, error: &Error) {
-        let failed = self.failed(error);
+        let paths = self.engine.paths.clone();
+        let (failed, remains) = self.failed(error);
         session.clients.tell(Kind::Failed, &failed);
         session.clients.finish();
+        remove_remains(&paths, remains);
     }
 
     fn give_up(self, client: &UnixStream, error: &Error) {
-        let failed = self.failed(error);
+        let paths = self.engine.paths.clone();
+        let (failed, remains) = self.failed(error);
         let _ = protocol::send_json(client, Kind::Failed, &failed);
+        remove_remains(&paths, remains);
     }
 
-    fn failed(self, error: &Error) -> StartFailed {
+    fn failed(self, error: &Error) -> (StartFailed, Option<Locked>) {
         let exit_code = error.exit_code();
         let mut text = message(error);
         if let Ok(container) = store::peek(&self.engine.paths, self.id) {
-            let trouble = self.clean_traces(&container);
+            unmount(&container);
+            let trouble = self.clean_traces();
             if !trouble.is_empty() {
                 text = format!("{text}; and then: {trouble}");
             }
@@ -241,14 +248,16 @@ impl<'a> Monitor<'a> {
             state.network = None;
             state.uid_base = None;
         });
-        if let Err(error) = recorded {
+        let remains = recorded.unwrap_or_else(|error| {
             text = format!("{text}; and then: {}", message(&error));
-        }
-        StartFailed { exit_code, message: text }
+            None
+        });
+        (StartFailed { exit_code, message: text }, remains)
     }
 
-    /// Records the end and ceases to be the container's monitor, in one step for everybody else.
-    fn close(self, change: impl FnOnce(&mut ContainerState)) -> Result<()> {
+    /// Records the end and ceases to be the container's monitor, in one step for everybody else. Gives back what remains
+    /// of a container that is removed at its end.
+    fn close(self, change: impl FnOnce(&mut ContainerState)) -> Result<Option<Locked>> {
         let paths = &self.engine.paths;
         let folder = paths.monitor(self.id);
         let locked = store::lock(paths, self.id).and_then(|mut locked| {
@@ -259,14 +268,31 @@ impl<'a> Monitor<'a> {
         let gone = std::fs::remove_dir_all(&folder).map_err(|source| Error::file("remove", folder, source));
         let locked = match locked {
             // Removed by somebody who insisted.
-            Err(Error::NoSuchContainer(_)) => return gone,
+            Err(Error::NoSuchContainer(_)) => return gone.map(|()| None),
             other => other?,
         };
         gone?;
-        if locked.container.record.auto_remove {
-            self.engine.remove(locked, rkvm_engine::engine::AnonymousVolumes::Remove)?;
+        if !locked.container.record.auto_remove {
+            unmount(&locked.container);
+            return Ok(None);
         }
-        Ok(())
+        self.engine.forget(&locked, rkvm_engine::engine::AnonymousVolumes::Remove)?;
+        Ok(Some(locked))
+    }
+}
+
+/// Takes the root filesystem apart; the overlay lies on the idmapped mounts that it was made from. Each of them costs an RCU grace
+/// period, so this is done only where somebody will want the folder: otherwise they end with this process.
+fn unmount(container: &Container) {
+    let rootfs = container.paths.rootfs();
+    while umount2(&rootfs, MntFlags::MNT_DETACH).is_ok() {}
+}
+
+/// Removes the files of a container that has ceased to exist, once nobody waits. The next listing repeats it where it fails.
+fn remove_remains(paths: &Paths, remains: Option<Locked>) {
+    if let Some(locked) = remains {
+        unmount(&locked.container);
+        let _ = locked.remove(paths);
     }
 }
 

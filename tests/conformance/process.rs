@@ -229,9 +229,8 @@ fn no_fds(s: &Subject) {
 
 fn preserve_fds(s: &Subject) {
     // No pipe and no folder listing: the shell would hold a descriptor of its own for either.
-    let bundle = s.script(
-        "cat <&3; cat <&4; for n in 0 1 2 3 4 5; do [ ! -e /proc/1/fd/$n ] || printf '%s ' $n; done",
-    );
+    let bundle = s
+        .script("cat <&3; cat <&4; for n in 0 1 2 3 4 5; do [ ! -e /proc/1/fd/$n ] || printf '%s ' $n; done");
     let file = |name: &str, text: &str| {
         let path = s.sandbox.path().join(name);
         fs::write(&path, text).unwrap();
