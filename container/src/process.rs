@@ -219,22 +219,22 @@ fn limit_field(index: usize, kind: PosixRlimitType) -> String {
 
 fn resource(kind: PosixRlimitType) -> u32 {
     match kind {
-        PosixRlimitType::RlimitCpu => libc::RLIMIT_CPU,
-        PosixRlimitType::RlimitFsize => libc::RLIMIT_FSIZE,
-        PosixRlimitType::RlimitData => libc::RLIMIT_DATA,
-        PosixRlimitType::RlimitStack => libc::RLIMIT_STACK,
-        PosixRlimitType::RlimitCore => libc::RLIMIT_CORE,
-        PosixRlimitType::RlimitRss => libc::RLIMIT_RSS,
-        PosixRlimitType::RlimitNproc => libc::RLIMIT_NPROC,
-        PosixRlimitType::RlimitNofile => libc::RLIMIT_NOFILE,
-        PosixRlimitType::RlimitMemlock => libc::RLIMIT_MEMLOCK,
-        PosixRlimitType::RlimitAs => libc::RLIMIT_AS,
-        PosixRlimitType::RlimitLocks => libc::RLIMIT_LOCKS,
-        PosixRlimitType::RlimitSigpending => libc::RLIMIT_SIGPENDING,
-        PosixRlimitType::RlimitMsgqueue => libc::RLIMIT_MSGQUEUE,
-        PosixRlimitType::RlimitNice => libc::RLIMIT_NICE,
-        PosixRlimitType::RlimitRtprio => libc::RLIMIT_RTPRIO,
-        PosixRlimitType::RlimitRttime => libc::RLIMIT_RTTIME,
+        PosixRlimitType::RlimitCpu => libc::RLIMIT_CPU as _,
+        PosixRlimitType::RlimitFsize => libc::RLIMIT_FSIZE as _,
+        PosixRlimitType::RlimitData => libc::RLIMIT_DATA as _,
+        PosixRlimitType::RlimitStack => libc::RLIMIT_STACK as _,
+        PosixRlimitType::RlimitCore => libc::RLIMIT_CORE as _,
+        PosixRlimitType::RlimitRss => libc::RLIMIT_RSS as _,
+        PosixRlimitType::RlimitNproc => libc::RLIMIT_NPROC as _,
+        PosixRlimitType::RlimitNofile => libc::RLIMIT_NOFILE as _,
+        PosixRlimitType::RlimitMemlock => libc::RLIMIT_MEMLOCK as _,
+        PosixRlimitType::RlimitAs => libc::RLIMIT_AS as _,
+        PosixRlimitType::RlimitLocks => libc::RLIMIT_LOCKS as _,
+        PosixRlimitType::RlimitSigpending => libc::RLIMIT_SIGPENDING as _,
+        PosixRlimitType::RlimitMsgqueue => libc::RLIMIT_MSGQUEUE as _,
+        PosixRlimitType::RlimitNice => libc::RLIMIT_NICE as _,
+        PosixRlimitType::RlimitRtprio => libc::RLIMIT_RTPRIO as _,
+        PosixRlimitType::RlimitRttime => libc::RLIMIT_RTTIME as _,
     }
 }
 

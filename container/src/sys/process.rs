@@ -169,8 +169,10 @@ pub fn set_umask(mask: u32) -> u32 {
 pub fn set_rlimit(pid: i32, resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
     // SAFETY: reads one rlimit; the old value is not asked for.
-    check(libc::c_long::from(unsafe { libc::prlimit(pid, resource, &raw const limit, std::ptr::null_mut()) }))
-        .map(drop)
+    check(libc::c_long::from(unsafe {
+        libc::prlimit(pid, resource as _, &raw const limit, std::ptr::null_mut())
+    }))
+    .map(drop)
 }
 
 /// getrlimit(2): soft and hard limit of the caller.
@@ -180,7 +182,7 @@ pub fn set_rlimit(pid: i32, resource: u32, soft: u64, hard: u64) -> io::Result<(
 pub fn rlimit(resource: u32) -> io::Result<(u64, u64)> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: writes one rlimit.
-    check(libc::c_long::from(unsafe { libc::getrlimit(resource, &raw mut limit) }))?;
+    check(libc::c_long::from(unsafe { libc::getrlimit(resource as _, &raw mut limit) }))?;
     Ok((limit.rlim_cur, limit.rlim_max))
 }
 
@@ -320,7 +322,7 @@ pub fn loopback_up() -> io::Result<()> {
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
     // SAFETY: SIOCSIFFLAGS reads one ifreq.
     check(libc::c_long::from(unsafe {
-        libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request)
+        libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request)
     }))
     .map(drop)
 }
