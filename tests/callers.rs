@@ -1,5 +1,6 @@
 //! The programs that call an OCI runtime, over `rkvm-oci`: Podman (conmon), containerd (its shim) and Docker. Each test is
 //! skipped, with the reason, where its program is not installed.
+#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::path::Path;

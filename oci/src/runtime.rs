@@ -42,7 +42,7 @@ pub struct Opened {
     pub status: Status,
 }
 
-/// Makes a container, which then waits for [`start`].
+/// Makes a container, which then waits for [`Opened::start`].
 ///
 /// # Errors
 /// The id is taken, the bundle is not valid, or the backend failed; nothing is left behind then.
