@@ -1,0 +1,129 @@
+//! What can go wrong with a microVM.
+
+use std::path::PathBuf;
+
+/// Result of any operation in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, on what, and what to do next.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The KVM device cannot be opened.
+    #[error("cannot open {path}: {hint}")]
+    OpenKvm {
+        /// The device.
+        path: PathBuf,
+        /// What to do.
+        hint: &'static str,
+        /// Why.
+        #[source]
+        source: kvm_ioctls::Error,
+    },
+    /// KVM lacks something that every host since Linux 4.x has.
+    #[error("this host's KVM lacks {capability}; a newer host kernel is needed")]
+    MissingCapability {
+        /// Name of the KVM capability.
+        capability: &'static str,
+    },
+    /// A KVM call failed.
+    #[error("KVM refused to {action}")]
+    Kvm {
+        /// What was asked of it.
+        action: &'static str,
+        /// Why.
+        #[source]
+        source: kvm_ioctls::Error,
+    },
+    /// A file cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Not a kernel image that can be booted.
+    #[error("{path} is not a kernel that can be booted here: an x86-64 ELF vmlinux is needed")]
+    NotAKernel {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: linux_loader::loader::Error,
+    },
+    /// Kernel, initramfs and boot data do not fit in the guest's memory.
+    #[error(
+        "{what} ({bytes} bytes) does not fit in {memory_mib} MiB of guest memory; give more with --memory"
+    )]
+    DoesNotFit {
+        /// What was being placed.
+        what: &'static str,
+        /// Its size.
+        bytes: u64,
+        /// The guest's memory.
+        memory_mib: u32,
+    },
+    /// The guest's memory cannot be had from the host.
+    #[error("cannot map {memory_mib} MiB of guest memory")]
+    MapMemory {
+        /// Its size.
+        memory_mib: u32,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Boot data cannot be written to guest memory.
+    #[error("cannot write {what} to guest memory")]
+    WriteMemory {
+        /// What was being written.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: vm_memory::GuestMemoryError,
+    },
+    /// The kernel command line is too long.
+    #[error("the kernel command line has {bytes} bytes; at most {limit} are possible")]
+    CommandLine {
+        /// Its length.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A thread or an event descriptor cannot be made.
+    #[error("cannot {action}")]
+    Os {
+        /// What was tried.
+        action: &'static str,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A setting is out of range.
+    #[error("{setting} is {value}: {wanted}")]
+    Config {
+        /// The setting.
+        setting: &'static str,
+        /// What was given.
+        value: u64,
+        /// What is possible.
+        wanted: &'static str,
+    },
+}
+
+impl Error {
+    /// For `map_err` on a KVM call.
+    pub(crate) fn kvm(action: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Self {
+        move |source| Self::Kvm { action, source }
+    }
+
+    /// For `map_err` on a write to guest memory.
+    pub(crate) fn write(what: &'static str) -> impl FnOnce(vm_memory::GuestMemoryError) -> Self {
+        move |source| Self::WriteMemory { what, source }
+    }
+
+    /// For `map_err` on a call of the operating system.
+    pub(crate) fn os(action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Os { action, source }
+    }
+}
