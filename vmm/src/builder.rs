@@ -1,22 +1,29 @@
 //! The boot recipe, in the order in which a machine is put together.
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
+use kvm_ioctls::{IoEventAddress, VmFd};
 use linux_loader::loader::{Elf, KernelLoader};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::arch::x86_64::{boot_params, cpuid, layout, mptable, registers};
 use crate::config::VmConfig;
-use crate::devices::{BootMarker, Console, PortBus, SERIAL_IRQ};
+use crate::devices::{BootMarker, Console, MmioBus, PortBus, SERIAL_IRQ};
 use crate::error::{Error, Result};
+use crate::event_loop::EventLoop;
 use crate::host::Host;
 use crate::memory::{self, GuestMemory};
 use crate::vcpu::{ExitCounts, Vcpu};
-use crate::vm::Microvm;
+use crate::virtio::block::Block;
+use crate::virtio::mmio::{MmioTransport, NOTIFY_OFFSET};
+use crate::virtio::rng::Rng;
+use crate::virtio::{Interrupt, VirtioDevice};
+use crate::vm::{Microvm, Parts};
 
 /// Builds the microVM that `config` describes; [`Microvm::start`] runs it. The guest's console goes to `console`.
 ///
@@ -31,9 +38,13 @@ pub fn build(host: &Host, config: &VmConfig, console: Option<Box<dyn Write + Sen
     vm.create_irq_chip().map_err(Error::kvm("create the interrupt controllers"))?;
     vm.set_tss_address(layout::KVM_TSS).map_err(Error::kvm("place the TSS"))?;
 
+    let event_loop = EventLoop::start()?;
+    let mut cmdline = config.cmdline.clone();
+    let windows = attach_devices(&vm, &memory, &event_loop, devices(config)?, &mut cmdline)?;
+
     let entry = load_kernel(&memory, config)?;
     let initrd = load_initrd(&memory, config)?;
-    boot_params::write(&memory, &config.cmdline, initrd)?;
+    boot_params::write(&memory, &cmdline, initrd)?;
     mptable::write(&memory, config.vcpus)?;
     registers::write_tables(&memory)?;
 
@@ -55,9 +66,57 @@ pub fn build(host: &Host, config: &VmConfig, console: Option<Box<dyn Write + Sen
         if index == 0 {
             registers::set_boot_state(&fd, entry)?;
         }
-        vcpus.push(Vcpu { fd, ports: Arc::clone(&ports), counts: Arc::clone(&counts) });
+        vcpus.push(Vcpu {
+            fd,
+            ports: Arc::clone(&ports),
+            windows: windows.clone(),
+            counts: Arc::clone(&counts),
+        });
     }
-    Ok(Microvm::new(vm, memory, vcpus, ports, counts))
+    Ok(Microvm::new(Parts { vm, memory, event_loop, vcpus, ports, counts }))
+}
+
+/// The virtio devices of `config`, in the order of their windows.
+fn devices(config: &VmConfig) -> Result<Vec<Box<dyn VirtioDevice>>> {
+    let mut devices: Vec<Box<dyn VirtioDevice>> = vec![Box::new(Rng::new()?)];
+    for (index, disk) in config.disks.iter().enumerate() {
+        devices.push(Box::new(Block::open(&disk.path, disk.access, &format!("rkvm-disk{index}"))?));
+    }
+    Ok(devices)
+}
+
+/// Gives each device a window, an interrupt line and a notification descriptor a queue, and names it on the command line, which
+/// is where a kernel without firmware tables finds it.
+fn attach_devices(
+    vm: &VmFd,
+    memory: &GuestMemory,
+    event_loop: &EventLoop,
+    devices: Vec<Box<dyn VirtioDevice>>,
+    cmdline: &mut String,
+) -> Result<MmioBus> {
+    let limit = (layout::LAST_IRQ - layout::VIRTIO_FIRST_IRQ + 1) as usize;
+    if devices.len() > limit {
+        return Err(Error::TooManyDevices { count: devices.len(), limit });
+    }
+    let event = || EventFd::new(EFD_NONBLOCK).map_err(Error::os("make an event descriptor"));
+    let mut windows = MmioBus::default();
+    for (index, device) in devices.into_iter().enumerate() {
+        let base = layout::VIRTIO_MMIO_START + index as u64 * layout::VIRTIO_MMIO_SIZE;
+        let irq = layout::VIRTIO_FIRST_IRQ + index as u32;
+        let line = event()?;
+        vm.register_irqfd(&line, irq).map_err(Error::kvm("connect an interrupt line"))?;
+        let mut notifiers = Vec::new();
+        for queue in 0..device.queue_sizes().len() as u32 {
+            let notifier = event()?;
+            vm.register_ioevent(&notifier, &IoEventAddress::Mmio(base + NOTIFY_OFFSET), queue)
+                .map_err(Error::kvm("connect a queue's notification"))?;
+            notifiers.push(Arc::new(notifier));
+        }
+        let interrupt = Interrupt::new(line);
+        windows.push(MmioTransport::new(device, memory.clone(), interrupt, notifiers, event_loop.endpoint()));
+        let _ = write!(cmdline, " virtio_mmio.device=4K@{base:#x}:{irq}");
+    }
+    Ok(windows)
 }
 
 /// Loads the kernel and gives its 64-bit entry point back.

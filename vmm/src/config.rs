@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
+use crate::virtio::block::Access;
 
 /// Smallest guest memory that boots our kernel and initramfs, MiB.
 pub const MIN_MEMORY_MIB: u32 = 32;
@@ -10,6 +11,15 @@ pub const MIN_MEMORY_MIB: u32 = 32;
 pub const MAX_MEMORY_MIB: u32 = 1 << 20;
 /// Most vCPUs: what one MP table page and 8-bit APIC ids hold with room to spare.
 pub const MAX_VCPUS: u8 = 64;
+
+/// A disk of the guest.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    /// Raw image file or block device.
+    pub path: PathBuf,
+    /// Whether the guest may write to it.
+    pub access: Access,
+}
 
 /// A microVM to be built.
 #[derive(Debug, Clone)]
@@ -22,6 +32,8 @@ pub struct VmConfig {
     pub cmdline: String,
     /// Virtual processors, 1 to [`MAX_VCPUS`].
     pub vcpus: u8,
+    /// Disks, in the order of their names in the guest (`vda`, `vdb`, ...).
+    pub disks: Vec<Disk>,
     /// Guest memory, MiB, [`MIN_MEMORY_MIB`] to [`MAX_MEMORY_MIB`]; taken from the host only as the guest touches it.
     pub memory_mib: u32,
 }

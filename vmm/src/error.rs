@@ -43,6 +43,15 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// A disk image cannot be used.
+    #[error("cannot use {path} as a disk")]
+    OpenDisk {
+        /// The file or block device.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// Not a kernel image that can be booted.
     #[error("{path} is not a kernel that can be booted here: an x86-64 ELF vmlinux is needed")]
     NotAKernel {
@@ -98,6 +107,20 @@ pub enum Error {
         /// Why.
         #[source]
         source: std::io::Error,
+    },
+    /// The device thread's event loop cannot be made.
+    #[error("cannot make the event loop of the devices: {reason}")]
+    EventLoop {
+        /// What the event library says.
+        reason: String,
+    },
+    /// More devices than interrupt lines.
+    #[error("{count} devices are more than the {limit} that a machine has interrupt lines for")]
+    TooManyDevices {
+        /// How many were asked for.
+        count: usize,
+        /// How many there can be.
+        limit: usize,
     },
     /// A setting is out of range.
     #[error("{setting} is {value}: {wanted}")]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
-use crate::devices::PortBus;
+use crate::devices::{MmioBus, PortBus};
 use crate::vm::End;
 
 /// How often a vCPU left the guest for this process, by reason.
@@ -16,6 +16,7 @@ pub type ExitCounts = BTreeMap<&'static str, u64>;
 pub struct Vcpu {
     pub(crate) fd: VcpuFd,
     pub(crate) ports: Arc<Mutex<PortBus>>,
+    pub(crate) windows: MmioBus,
     pub(crate) counts: Arc<Mutex<ExitCounts>>,
 }
 
@@ -55,13 +56,14 @@ impl Vcpu {
                 ports.read(port, data);
                 None
             }
-            Ok(VcpuExit::MmioRead(_, data)) => {
+            Ok(VcpuExit::MmioRead(address, data)) => {
                 count("memory-mapped read");
-                data.fill(0xff);
+                self.windows.read(address, data);
                 None
             }
-            Ok(VcpuExit::MmioWrite(..)) => {
+            Ok(VcpuExit::MmioWrite(address, data)) => {
                 count("memory-mapped write");
+                self.windows.write(address, data);
                 None
             }
             Ok(VcpuExit::Intr) => {

@@ -10,6 +10,7 @@ use vmm_sys_util::signal::{Killable, register_signal_handler};
 
 use crate::devices::{Marker, PortBus};
 use crate::error::{Error, Result};
+use crate::event_loop::EventLoop;
 use crate::memory::GuestMemory;
 use crate::vcpu::{ExitCounts, Vcpu};
 
@@ -41,9 +42,20 @@ pub struct Microvm {
     stopping: Arc<AtomicBool>,
     ports: Arc<Mutex<PortBus>>,
     counts: Arc<Mutex<ExitCounts>>,
-    // Dropped after the threads have ended (`Drop` joins them), the VM before its memory.
+    // Dropped after the vCPU threads have ended (`Drop` joins them): devices, VM, and last its memory.
+    _event_loop: EventLoop,
     _vm: VmFd,
     _memory: GuestMemory,
+}
+
+/// What the builder has put together.
+pub(crate) struct Parts {
+    pub vm: VmFd,
+    pub memory: GuestMemory,
+    pub event_loop: EventLoop,
+    pub vcpus: Vec<Vcpu>,
+    pub ports: Arc<Mutex<PortBus>>,
+    pub counts: Arc<Mutex<ExitCounts>>,
 }
 
 /// Interrupts `KVM_RUN` on a vCPU thread.
@@ -54,13 +66,8 @@ fn kick_signal() -> i32 {
 extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
 
 impl Microvm {
-    pub(crate) fn new(
-        vm: VmFd,
-        memory: GuestMemory,
-        vcpus: Vec<Vcpu>,
-        ports: Arc<Mutex<PortBus>>,
-        counts: Arc<Mutex<ExitCounts>>,
-    ) -> Self {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { vm, memory, event_loop, vcpus, ports, counts } = parts;
         Self {
             threads: vec![],
             waiting: vcpus,
@@ -68,6 +75,7 @@ impl Microvm {
             stopping: Arc::new(AtomicBool::new(false)),
             ports,
             counts,
+            _event_loop: event_loop,
             _vm: vm,
             _memory: memory,
         }

@@ -1,9 +1,11 @@
 //! Devices on the guest's I/O ports.
 
 mod boot_marker;
+mod mmio_bus;
 mod serial;
 
 pub use boot_marker::{BootMarker, MARKER_PORT, Marker};
+pub use mmio_bus::MmioBus;
 pub use serial::{Console, SERIAL_IRQ, SERIAL_PORT};
 
 use crate::error::Result;

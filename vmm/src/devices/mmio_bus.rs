@@ -1,0 +1,42 @@
+//! The windows of the virtio devices in guest-physical memory.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::arch::x86_64::layout::{VIRTIO_MMIO_SIZE, VIRTIO_MMIO_START};
+use crate::virtio::mmio::MmioTransport;
+
+/// Every virtio device, by the order of their windows.
+#[derive(Debug, Clone, Default)]
+pub struct MmioBus {
+    windows: Vec<Arc<Mutex<MmioTransport>>>,
+}
+
+impl MmioBus {
+    /// Puts a device into the next window.
+    pub fn push(&mut self, transport: MmioTransport) {
+        self.windows.push(Arc::new(Mutex::new(transport)));
+    }
+
+    /// The guest reads at `address`; where nothing is, ones.
+    pub fn read(&self, address: u64, data: &mut [u8]) {
+        match self.find(address) {
+            Some((window, offset)) => {
+                window.lock().unwrap_or_else(PoisonError::into_inner).read(offset, data)
+            }
+            None => data.fill(0xff),
+        }
+    }
+
+    /// The guest writes at `address`; where nothing is, nothing happens.
+    pub fn write(&self, address: u64, data: &[u8]) {
+        if let Some((window, offset)) = self.find(address) {
+            window.lock().unwrap_or_else(PoisonError::into_inner).write(offset, data);
+        }
+    }
+
+    fn find(&self, address: u64) -> Option<(&Mutex<MmioTransport>, u64)> {
+        let relative = address.checked_sub(VIRTIO_MMIO_START)?;
+        let window = self.windows.get(usize::try_from(relative / VIRTIO_MMIO_SIZE).ok()?)?;
+        Some((window, relative % VIRTIO_MMIO_SIZE))
+    }
+}
