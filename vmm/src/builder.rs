@@ -22,6 +22,7 @@ use crate::vcpu::{ExitCounts, Vcpu};
 use crate::virtio::block::Block;
 use crate::virtio::mmio::{MmioTransport, NOTIFY_OFFSET};
 use crate::virtio::rng::Rng;
+use crate::virtio::vsock::Vsock;
 use crate::virtio::{Interrupt, VirtioDevice};
 use crate::vm::{Microvm, Parts};
 
@@ -81,6 +82,9 @@ fn devices(config: &VmConfig) -> Result<Vec<Box<dyn VirtioDevice>>> {
     let mut devices: Vec<Box<dyn VirtioDevice>> = vec![Box::new(Rng::new()?)];
     for (index, disk) in config.disks.iter().enumerate() {
         devices.push(Box::new(Block::open(&disk.path, disk.access, &format!("rkvm-disk{index}"))?));
+    }
+    if let Some(path) = &config.vsock {
+        devices.push(Box::new(Vsock::bind(path)?));
     }
     Ok(devices)
 }

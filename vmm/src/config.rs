@@ -34,6 +34,8 @@ pub struct VmConfig {
     pub vcpus: u8,
     /// Disks, in the order of their names in the guest (`vda`, `vdb`, ...).
     pub disks: Vec<Disk>,
+    /// Where the host's side of the guest's sockets listens; see [`crate::virtio::vsock`].
+    pub vsock: Option<PathBuf>,
     /// Guest memory, MiB, [`MIN_MEMORY_MIB`] to [`MAX_MEMORY_MIB`]; taken from the host only as the guest touches it.
     pub memory_mib: u32,
 }

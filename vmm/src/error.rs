@@ -52,6 +52,15 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// A Unix socket cannot be made.
+    #[error("cannot listen at {path}")]
+    Listen {
+        /// The socket's path.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// Not a kernel image that can be booted.
     #[error("{path} is not a kernel that can be booted here: an x86-64 ELF vmlinux is needed")]
     NotAKernel {

@@ -36,6 +36,7 @@ fn run(code: &[u8], vcpus: u8) -> (End, Vec<u8>, String) {
         initrd: None,
         cmdline: String::new(),
         disks: vec![],
+        vsock: None,
         vcpus,
         memory_mib: 32,
     };
@@ -85,6 +86,7 @@ fn run_limited(code: &[u8], limit: Duration) -> End {
         initrd: None,
         cmdline: String::new(),
         disks: vec![],
+        vsock: None,
         vcpus: 1,
         memory_mib: 32,
     };
@@ -101,6 +103,7 @@ fn settings_out_of_range_and_files_that_are_no_kernel_are_named() {
         initrd: None,
         cmdline: String::new(),
         disks: vec![],
+        vsock: None,
         vcpus,
         memory_mib,
     };
