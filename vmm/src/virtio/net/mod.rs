@@ -1,0 +1,85 @@
+//! Network device (virtio 1.2, section 5.1) over a tap of the host, with checksum and segmentation offloads: a packet of up to
+//! 64 KiB crosses in one piece and is cut, if at all, by the host's kernel.
+
+mod handler;
+mod sys;
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+
+use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6,
+    VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MAC,
+};
+
+use super::{Activation, FEATURE_EVENT_IDX, FEATURE_VERSION_1, Handler, VirtioDevice};
+use crate::error::{Error, Result};
+
+const QUEUE_SIZES: [u16; 2] = [256, 256];
+/// `struct virtio_net_config`: address, status.
+const CONFIG_BYTES: usize = 8;
+
+/// The device.
+#[derive(Debug)]
+pub struct Net {
+    tap: File,
+    config: [u8; CONFIG_BYTES],
+}
+
+impl Net {
+    /// A device with hardware address `mac` over `tap`, a descriptor of `/dev/net/tun` that has been made a tap with
+    /// `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`.
+    ///
+    /// # Errors
+    /// The descriptor is not a tap with packet headers.
+    pub fn new(tap: OwnedFd, mac: [u8; 6]) -> Result<Self> {
+        let tap = File::from(tap);
+        sys::set_non_blocking(&tap).map_err(Error::os("set a tap to non-blocking"))?;
+        sys::set_header_bytes(&tap).map_err(Error::os("set the size of a tap's packet headers"))?;
+        let mut config = [0; CONFIG_BYTES];
+        config[..6].copy_from_slice(&mac);
+        Ok(Self { tap, config })
+    }
+}
+
+impl VirtioDevice for Net {
+    fn device_type(&self) -> u32 {
+        VIRTIO_ID_NET
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &QUEUE_SIZES
+    }
+
+    fn features(&self) -> u64 {
+        [
+            VIRTIO_NET_F_CSUM,
+            VIRTIO_NET_F_GUEST_CSUM,
+            VIRTIO_NET_F_GUEST_TSO4,
+            VIRTIO_NET_F_GUEST_TSO6,
+            VIRTIO_NET_F_HOST_TSO4,
+            VIRTIO_NET_F_HOST_TSO6,
+            VIRTIO_NET_F_MAC,
+        ]
+        .into_iter()
+        .fold(FEATURE_VERSION_1 | FEATURE_EVENT_IDX, |features, bit| features | 1 << bit)
+    }
+
+    fn config(&self) -> &[u8] {
+        &self.config
+    }
+
+    fn activate(&mut self, activation: Activation) -> Result<Handler> {
+        let agreed = |bit: u32| activation.features & (1 << bit) != 0;
+        // The tap may send only what the guest's driver has said it understands.
+        let offloads = sys::Offloads {
+            checksum: agreed(VIRTIO_NET_F_GUEST_CSUM),
+            tcp4: agreed(VIRTIO_NET_F_GUEST_TSO4),
+            tcp6: agreed(VIRTIO_NET_F_GUEST_TSO6),
+        };
+        sys::set_offloads(&self.tap, offloads).map_err(Error::os("set a tap's offloads"))?;
+        let tap = self.tap.try_clone().map_err(Error::os("share a tap's descriptor"))?;
+        Ok(Box::new(handler::NetHandler::new(tap, activation)?))
+    }
+}

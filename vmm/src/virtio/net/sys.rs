@@ -1,0 +1,89 @@
+//! The tap's ioctls, and vectored I/O straight to and from guest memory.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use vm_memory::VolatileSlice;
+
+/// `struct virtio_net_hdr_v1`, which virtio 1 devices always use.
+pub(super) const HEADER_BYTES: usize = 12;
+
+const TUNSETOFFLOAD: libc::c_ulong = 0x4004_54d0;
+const TUNSETVNETHDRSZ: libc::c_ulong = 0x4004_54d8;
+const TUN_F_CSUM: libc::c_uint = 1;
+const TUN_F_TSO4: libc::c_uint = 2;
+const TUN_F_TSO6: libc::c_uint = 4;
+
+/// What the guest's driver understands of packets that the tap sends.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Offloads {
+    pub(super) checksum: bool,
+    pub(super) tcp4: bool,
+    pub(super) tcp6: bool,
+}
+
+pub(super) fn set_non_blocking(tap: &File) -> io::Result<()> {
+    // SAFETY: no pointer is passed.
+    let flags = unsafe { libc::fcntl(tap.as_raw_fd(), libc::F_GETFL) };
+    // SAFETY: no pointer is passed.
+    check(unsafe { libc::fcntl(tap.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) })
+}
+
+pub(super) fn set_header_bytes(tap: &File) -> io::Result<()> {
+    let bytes = HEADER_BYTES as libc::c_int;
+    // SAFETY: the ioctl reads one int.
+    check(unsafe { libc::ioctl(tap.as_raw_fd(), TUNSETVNETHDRSZ as _, &raw const bytes) })
+}
+
+pub(super) fn set_offloads(tap: &File, offloads: Offloads) -> io::Result<()> {
+    let mut flags = 0;
+    // Segmentation without checksums is refused by the kernel.
+    if offloads.checksum {
+        flags |= TUN_F_CSUM;
+        flags |= if offloads.tcp4 { TUN_F_TSO4 } else { 0 };
+        flags |= if offloads.tcp6 { TUN_F_TSO6 } else { 0 };
+    }
+    // SAFETY: this ioctl takes its argument by value.
+    check(unsafe { libc::ioctl(tap.as_raw_fd(), TUNSETOFFLOAD as _, libc::c_ulong::from(flags)) })
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Reads one packet into `slices`; `WouldBlock` when there is none.
+pub(super) fn read_packet(tap: &File, slices: &[VolatileSlice<'_>]) -> io::Result<usize> {
+    with_vectors(slices, |vectors| {
+        // SAFETY: the vectors point into live guest memory (`VolatileSlice` borrows it), shared with the guest and
+        // never referred to by a Rust reference.
+        unsafe { libc::readv(tap.as_raw_fd(), vectors.as_ptr(), vectors.len() as i32) }
+    })
+}
+
+/// Writes `slices` as one packet.
+pub(super) fn write_packet(tap: &File, slices: &[VolatileSlice<'_>]) -> io::Result<usize> {
+    with_vectors(slices, |vectors| {
+        // SAFETY: as in `read_packet`.
+        unsafe { libc::writev(tap.as_raw_fd(), vectors.as_ptr(), vectors.len() as i32) }
+    })
+}
+
+fn with_vectors(slices: &[VolatileSlice<'_>], call: impl Fn(&[libc::iovec]) -> isize) -> io::Result<usize> {
+    let guards: Vec<_> = slices.iter().map(VolatileSlice::ptr_guard_mut).collect();
+    let vectors: Vec<libc::iovec> = guards
+        .iter()
+        .map(|guard| libc::iovec { iov_base: guard.as_ptr().cast(), iov_len: guard.len() })
+        .collect();
+    loop {
+        match usize::try_from(call(&vectors)) {
+            Ok(count) => return Ok(count),
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
