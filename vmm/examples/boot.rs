@@ -1,9 +1,10 @@
-//! Boots a kernel and prints its console, time stamps and exits: `boot KERNEL INITRD CPUS MIB CMDLINE...`.
+//! Boots a kernel and prints its console, time stamps and exits: `boot KERNEL INITRD CPUS MIB CMDLINE...`. `BOOT_DISK` names a raw
+//! image for `vda`, `BOOT_VSOCK` the path of the host's side of the guest's sockets.
 #![allow(clippy::unwrap_used, reason = "a developer's tool")]
 
 use std::time::{Duration, Instant};
 
-use rkvm_vmm::{Host, VmConfig, build};
+use rkvm_vmm::{Access, Disk, Host, VmConfig, build};
 
 fn main() {
     let begun = Instant::now();
@@ -13,8 +14,11 @@ fn main() {
         initrd: Some(args[2].clone().into()),
         cmdline: args[5..].join(" "),
         vcpus: args[3].parse().unwrap(),
-        disks: vec![],
-        vsock: None,
+        disks: std::env::var_os("BOOT_DISK")
+            .map(|path| Disk { path: path.into(), access: Access::ReadWrite })
+            .into_iter()
+            .collect(),
+        vsock: std::env::var_os("BOOT_VSOCK").map(Into::into),
         memory_mib: args[4].parse().unwrap(),
     };
     let start = rkvm_oci::timeline::MonotonicNs::now();

@@ -84,7 +84,14 @@ impl MutEventSubscriber for RngHandler {
 
     fn process(&mut self, _events: Events, _ops: &mut EventOps<'_>) {
         let _ = self.notifier.read();
-        while let Some(chain) = self.queue.pop_descriptor_chain(&self.memory) {
+        loop {
+            let Some(chain) = self.queue.pop_descriptor_chain(&self.memory) else {
+                // Asks for the next notification; a request may have come before the guest could see that.
+                match self.queue.enable_notification(&self.memory) {
+                    Ok(true) => continue,
+                    _ => break,
+                }
+            };
             let head = chain.head_index();
             let written = fill(&mut self.source, &self.memory, chain).unwrap_or(0);
             if self.queue.add_used(&self.memory, head, written).is_err() {
