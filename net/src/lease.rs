@@ -119,8 +119,13 @@ impl Leases {
         write_json(&self.dir.join("network.json"), &Settings { subnet, boot_id: boot_id()? })
     }
 
-    /// Container ids and their addresses, without reading a file.
+    /// Container ids and their addresses, without reading a file. What a killed writer has left is removed on the way:
+    /// only the holder of the lock writes here.
     pub(crate) fn addresses(&self) -> Result<HashMap<Ipv4Addr, String>> {
+        let leases = self.dir.join("leases");
+        for name in names(&leases)?.iter().filter(|name| name.ends_with(ASIDE)) {
+            remove_file(&leases.join(name))?;
+        }
         addresses(&self.dir)
     }
 
@@ -179,6 +184,9 @@ fn names(dir: &Path) -> Result<Vec<String>> {
     Ok(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect())
 }
 
+/// End of the name of a file that is being written.
+const ASIDE: &str = ".new";
+
 fn boot_id() -> Result<String> {
     let text = fs::read_to_string(BOOT_ID).map_err(Error::file("read", BOOT_ID))?;
     Ok(text.trim().to_owned())
@@ -197,7 +205,9 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
 fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let text =
         serde_json::to_vec(value).map_err(|source| Error::Malformed { path: path.to_owned(), source })?;
-    let aside = path.with_extension("new");
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(ASIDE);
+    let aside = PathBuf::from(aside);
     fs::write(&aside, text).and_then(|()| fs::rename(&aside, path)).map_err(Error::file("write", path))
 }
 

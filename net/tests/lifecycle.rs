@@ -147,6 +147,18 @@ fn what_a_killed_monitor_left_is_repaired() {
 }
 
 #[test]
+fn a_lease_whose_writing_was_killed_is_removed_with_its_container() {
+    let world = world();
+    let _alive = world.container("alive", &[]);
+    let leases = world.folder.path().join("net/leases");
+    let unfinished = leases.join(format!("{}@10.0.0.9.new", id("killed")));
+    std::fs::write(&unfinished, "{").unwrap();
+    world.network.release(&id("killed")).unwrap();
+    assert!(!unfinished.exists());
+    assert_eq!(world.network.leases().unwrap().len(), 1);
+}
+
+#[test]
 fn prune_keeps_a_network_that_is_used_and_removes_one_that_is_not() {
     let world = world();
     let before = traces();
