@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use oci_spec::runtime::Features;
 use serde_json::json;
 
-use crate::{capabilities, mounts, seccomp};
+use crate::{mounts, seccomp};
 
 /// The features of this build; not what the present host can do.
 pub fn features() -> Features {
@@ -16,7 +16,7 @@ pub fn features() -> Features {
         "mountOptions": mounts::options::known(),
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
-            "capabilities": capabilities::NAMES.as_slice(),
+            "capabilities": rkvm_oci::capability::NAMES.as_slice(),
             "cgroup": {"v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true},
             "seccomp": {
                 "enabled": true,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use oci_spec::runtime::{Capability, LinuxCapabilities};
+use rkvm_oci::capability::NAMES;
 
 use crate::error::{Error, Result};
 use crate::record::Security;
@@ -25,51 +26,6 @@ const DEFAULT: [&str; 14] = [
     "CAP_SYS_CHROOT",
 ];
 
-/// Every capability in the order of its number (capabilities(7), linux/capability.h).
-const ALL: [&str; 41] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_DAC_READ_SEARCH",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETPCAP",
-    "CAP_LINUX_IMMUTABLE",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_NET_BROADCAST",
-    "CAP_NET_ADMIN",
-    "CAP_NET_RAW",
-    "CAP_IPC_LOCK",
-    "CAP_IPC_OWNER",
-    "CAP_SYS_MODULE",
-    "CAP_SYS_RAWIO",
-    "CAP_SYS_CHROOT",
-    "CAP_SYS_PTRACE",
-    "CAP_SYS_PACCT",
-    "CAP_SYS_ADMIN",
-    "CAP_SYS_BOOT",
-    "CAP_SYS_NICE",
-    "CAP_SYS_RESOURCE",
-    "CAP_SYS_TIME",
-    "CAP_SYS_TTY_CONFIG",
-    "CAP_MKNOD",
-    "CAP_LEASE",
-    "CAP_AUDIT_WRITE",
-    "CAP_AUDIT_CONTROL",
-    "CAP_SETFCAP",
-    "CAP_MAC_OVERRIDE",
-    "CAP_MAC_ADMIN",
-    "CAP_SYSLOG",
-    "CAP_WAKE_ALARM",
-    "CAP_BLOCK_SUSPEND",
-    "CAP_AUDIT_READ",
-    "CAP_PERFMON",
-    "CAP_BPF",
-    "CAP_CHECKPOINT_RESTORE",
-];
-
 /// Docker's default set.
 pub fn default_capabilities() -> &'static [&'static str] {
     &DEFAULT
@@ -85,7 +41,7 @@ pub fn parse(text: &str) -> Result<String> {
         return Ok(upper);
     }
     let name = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
-    if ALL.contains(&name.as_str()) {
+    if NAMES.contains(&name.as_str()) {
         return Ok(name);
     }
     Err(Error::Invalid {
@@ -127,9 +83,10 @@ fn available(own_user_namespace: bool) -> Vec<&'static str> {
     let known = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")
         .ok()
         .and_then(|last| last.trim().parse::<usize>().ok())
-        .unwrap_or(ALL.len() - 1);
+        .unwrap_or(NAMES.len() - 1);
     let mask = if own_user_namespace { u64::MAX } else { bounding.unwrap_or(u64::MAX) };
-    ALL.into_iter()
+    NAMES
+        .into_iter()
         .enumerate()
         .filter(|(number, _)| *number <= known && mask & (1 << number) != 0)
         .map(|(_, name)| name)
