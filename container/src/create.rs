@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rkvm_oci::timeline::Phase;
 use rkvm_oci::{CreateRequest, Error, Result, hooks};
 
-use crate::cgroup::{Born, Cgroup};
 use crate::idmap;
 use crate::init::gate::Gate;
 use crate::init::{self, Context, devices, root};
@@ -19,6 +18,7 @@ use crate::sync::{Channel, Go, Report};
 use crate::sys::exe;
 use crate::sys::spawn::{self, Parent, Side};
 use crate::validate;
+use rkvm_cgroup::{Born, Cgroup};
 
 /// A container's init process, as `create` leaves it.
 #[derive(Debug)]

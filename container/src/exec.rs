@@ -6,7 +6,6 @@ use std::path::Path;
 use oci_spec::runtime::Spec;
 use rkvm_oci::{Bundle, Error, ExecProcess, ExecRequest, ExitStatus, Result, Signal, Stdio};
 
-use crate::cgroup::{Born, Cgroup, Entrance};
 use crate::create::{is_privileged, seccomp_cache, send_listener};
 use crate::init::program::Program;
 use crate::init::{self, devices};
@@ -17,6 +16,7 @@ use crate::sync::{Channel, Failure, Go, Report};
 use crate::sys::spawn::{self, Parent, Side};
 use crate::sys::{exe, fs, process as sys};
 use crate::workload::wait_for;
+use rkvm_cgroup::{Born, Cgroup, Entrance};
 
 /// The container that the process joins.
 #[derive(Debug)]

@@ -1,7 +1,6 @@
 //! Isolation backend: namespaces, cgroups, capabilities and seccomp.
 
 mod capabilities;
-pub mod cgroup;
 mod create;
 mod exec;
 mod features;
@@ -61,7 +60,7 @@ impl Backend for ContainerBackend {
     fn clean(&self, id: &str, bundle: &Bundle) -> Result<()> {
         // Its processes are in its cgroup, or wait for a runtime that is gone and end by themselves.
         let path = bundle.spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
-        let Some(cgroup) = cgroup::Cgroup::locate(path, id)? else { return Ok(()) };
+        let Some(cgroup) = rkvm_cgroup::Cgroup::locate(path, id)? else { return Ok(()) };
         cgroup.kill_all()?;
         cgroup.remove()
     }

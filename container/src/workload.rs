@@ -15,12 +15,12 @@ use rkvm_oci::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::Cgroup;
 use crate::create::{self, Created};
 use crate::exec;
 use crate::init::gate;
 use crate::sync::Channel;
 use crate::sys::spawn;
+use rkvm_cgroup::Cgroup;
 
 /// What is kept in the container's record.
 #[derive(Debug, Clone, Serialize, Deserialize)]

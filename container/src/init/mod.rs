@@ -11,7 +11,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use oci_spec::runtime::Spec;
 use rkvm_oci::{Error, Keyring, Result, Stdio, hooks};
 
-use crate::cgroup::{Born, Entrance};
 use crate::mounts::make::{self, Place};
 use crate::mounts::options::{self, Plan as MountPlan, Source};
 use crate::namespaces::Namespaces;
@@ -23,6 +22,7 @@ use crate::sys::{exe, fs, process as sys, pty, spawn};
 use devices::{Device, Making};
 use gate::Gate;
 use program::Program;
+use rkvm_cgroup::{Born, Entrance};
 use root::Switch;
 
 /// All that the process needs, prepared by the runtime before the process exists.

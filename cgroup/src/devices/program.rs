@@ -7,7 +7,7 @@ use super::{Access, Kind, Rule};
 /// One instruction, laid out as the kernel's `struct bpf_insn`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
-pub(in crate::cgroup) struct Instruction {
+pub(crate) struct Instruction {
     pub code: u8,
     /// Destination register in the low four bits, source in the high ones.
     pub registers: u8,
@@ -51,7 +51,7 @@ fn op(code: u8, dst: u8, src: u8, offset: i16, immediate: i32) -> Instruction {
 
 /// The program for checked rules. The last rule that speaks of a device and a permission decides, so rules are tested
 /// from the last to the first; what one allows is taken off the request, which is granted once nothing is left of it.
-pub(in crate::cgroup) fn build(rules: &[Rule]) -> Vec<Instruction> {
+pub(crate) fn build(rules: &[Rule]) -> Vec<Instruction> {
     let mut program = vec![
         op(code::LOAD_WORD, KIND, CONTEXT, 0, 0),
         op(code::MOVE_REGISTER, WANTED, KIND, 0, 0),

@@ -4,7 +4,7 @@ use rkvm_oci::Result;
 use rkvm_oci::stats::Stats;
 
 use super::V1;
-use crate::cgroup::file;
+use crate::file;
 
 /// v1 shows "unlimited" as the largest multiple of the page size, which differs between kernels; nothing real comes near.
 const UNLIMITED_BYTES: u64 = 1 << 62;

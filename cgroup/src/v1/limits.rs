@@ -7,8 +7,8 @@ use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxNetwork, Linux
 use rkvm_oci::{Error, Result};
 
 use super::V1;
-use crate::cgroup::devices::{self, Access};
-use crate::cgroup::{Moment, file, hugetlb, rdma};
+use crate::devices::{self, Access};
+use crate::{Moment, file, hugetlb, rdma};
 
 /// Numbers that v1 takes for "no limit".
 const UNLIMITED: i64 = -1;

@@ -5,7 +5,7 @@ use std::path::Path;
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
 use rkvm_oci::{Error, Result};
 
-use crate::cgroup::{Moment, devices, file, hugetlb, rdma};
+use crate::{Moment, devices, file, hugetlb, rdma};
 
 /// Controllers that the resources need, each with the field that needs it.
 pub(super) fn controllers(resources: &LinuxResources) -> Vec<(String, String)> {

@@ -5,7 +5,7 @@ use std::path::Path;
 use rkvm_oci::Result;
 use rkvm_oci::stats::Stats;
 
-use crate::cgroup::file;
+use crate::file;
 
 pub(super) fn read(dir: &Path) -> Result<Stats> {
     let mut stats = Stats::default();
