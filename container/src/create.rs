@@ -4,7 +4,7 @@ use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rkvm_oci::timeline::Phase;
-use rkvm_oci::{CreateRequest, Error, Result, hooks};
+use rkvm_oci::{CreateRequest, Error, Result, Rootfs, hooks};
 
 use crate::idmap;
 use crate::init::gate::Gate;
@@ -45,7 +45,30 @@ pub fn is_privileged() -> bool {
 /// # Errors
 /// Anything that keeps it from being made; then nothing of it is left behind.
 pub fn create(request: CreateRequest<'_>) -> Result<Created> {
-    let CreateRequest { id, bundle, state_dir, stdio, preserve_fds, no_pivot, keyring, timeline } = request;
+    let CreateRequest {
+        id,
+        bundle,
+        rootfs: form,
+        link,
+        state_dir,
+        stdio,
+        preserve_fds,
+        no_pivot,
+        keyring,
+        timeline,
+    } = request;
+    if let Rootfs::Image { image, .. } = form {
+        return Err(Error::unsupported(
+            format!("the root filesystem {}", image.display()),
+            "a container takes a folder that is mounted on the host",
+        ));
+    }
+    if link.is_some() {
+        return Err(Error::unsupported(
+            "a tap device as the network link",
+            "a container takes a network namespace that is connected already",
+        ));
+    }
     let spec = &bundle.spec;
     let namespaces = Namespaces::open(spec)?;
     validate::check(spec, &namespaces)?;

@@ -19,7 +19,9 @@ mod workload;
 use std::path::Path;
 
 use oci_spec::runtime::Features;
-use rkvm_oci::{Backend, Bundle, CreateRequest, Isolation, Record, Result, Workload};
+use rkvm_oci::{
+    Backend, Bundle, CreateRequest, Isolation, LinkForm, Needs, Record, Result, RootfsForm, Workload,
+};
 
 use workload::Container;
 
@@ -45,6 +47,10 @@ impl Backend for ContainerBackend {
             return Ok(());
         }
         Err(rkvm_oci::Error::unsupported("this host's kernel", "containers need Linux 5.12 or newer"))
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { rootfs: RootfsForm::Mounted, link: LinkForm::Veth }
     }
 
     fn features(&self) -> Features {

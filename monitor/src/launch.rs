@@ -15,7 +15,7 @@ use rkvm_engine::volume::VolumeStore;
 use rkvm_engine::{Container, Engine, Error, Result, network};
 use rkvm_net::Reservation;
 use rkvm_oci::runtime::{self, CreateOptions};
-use rkvm_oci::{Bundle, Phase, Timeline, Workload};
+use rkvm_oci::{Bundle, Phase, Rootfs, Timeline, Workload};
 
 use rkvm_engine::stdio::{self, Streams, Wanted};
 
@@ -114,6 +114,8 @@ impl Launcher<'_> {
         let options = CreateOptions {
             id: container.id(),
             bundle: &bundle,
+            rootfs: Rootfs::Bundle,
+            link: None,
             stdio,
             preserve_fds: 0,
             no_pivot: false,

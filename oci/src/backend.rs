@@ -1,8 +1,9 @@
 //! The whole contract between the command lines and an isolation backend.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use oci_spec::runtime::{Features, LinuxResources, Process};
@@ -85,6 +86,74 @@ pub enum Keyring {
     Inherited,
 }
 
+/// What a backend wants to be given, so that a caller that can choose (the engine) prepares the right thing and nothing
+/// else. A caller that cannot choose (`rkvm-oci`, whose bundle comes from somebody else) gives [`Rootfs::Bundle`] and no link,
+/// which every backend takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Needs {
+    /// How the root filesystem is best given.
+    pub rootfs: RootfsForm,
+    /// How the workload is connected to a bridge of the host.
+    pub link: LinkForm,
+}
+
+/// Forms of a root filesystem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RootfsForm {
+    /// Mounted on the host at the bundle's `root.path`: [`Rootfs::Bundle`].
+    Mounted,
+    /// The image and the write layer apart, joined inside: [`Rootfs::Image`].
+    Layers,
+}
+
+/// Forms of a network link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkForm {
+    /// A veth pair whose inner end is in the network namespace that config.json names.
+    Veth,
+    /// A tap device, given as [`CreateRequest::link`].
+    Tap,
+}
+
+/// Where the root filesystem is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Rootfs {
+    /// The folder `root.path` of the bundle; writes go into it.
+    #[default]
+    Bundle,
+    /// An image and a write layer, which the backend joins. The bundle's `root.path` is then an empty folder.
+    Image {
+        /// A read-only erofs file system in a regular file, shared by every workload of the image. Owners in it are the
+        /// container's ids.
+        image: PathBuf,
+        /// Folder with `upper/` and `work/` of an overlayfs that is mounted with option `userxattr`; only this workload
+        /// uses it. Owners in it are the container's ids.
+        write_layer: PathBuf,
+    },
+}
+
+/// A network link that the caller has made and attached to a bridge.
+#[derive(Debug)]
+pub struct Link {
+    /// A tap device (`IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`, header of [`Link::vnet_header_bytes`]), up and attached. It is not
+    /// persistent: it ends with the last descriptor.
+    pub tap: OwnedFd,
+    /// Length of the virtio-net header before each frame, bytes (12: `struct virtio_net_hdr_v1`).
+    pub vnet_header_bytes: u8,
+    /// Hardware address of the interface inside.
+    pub mac: [u8; 6],
+    /// Name of the interface inside.
+    pub name: String,
+    /// Address inside.
+    pub address: Ipv4Addr,
+    /// Length of its subnet's prefix, bits.
+    pub prefix: u8,
+    /// Default route; `None` where the subnet is all that can be reached.
+    pub gateway: Option<Ipv4Addr>,
+    /// Largest packet, bytes.
+    pub mtu: u16,
+}
+
 /// What [`Backend::create`] is given.
 #[derive(Debug)]
 pub struct CreateRequest<'a> {
@@ -92,6 +161,11 @@ pub struct CreateRequest<'a> {
     pub id: &'a str,
     /// The bundle to run.
     pub bundle: &'a Bundle,
+    /// Where the root filesystem is.
+    pub rootfs: Rootfs,
+    /// The link to the host's network, in the form that [`Backend::needs`] names; `None` where config.json says all there is
+    /// to say (a network namespace that is connected already, or none).
+    pub link: Option<Link>,
     /// Folder of this container in the state store, made by the caller, removed by the caller: the backend's
     /// sockets and fifos go here.
     pub state_dir: &'a Path,
@@ -162,6 +236,9 @@ pub trait Backend {
     /// What is missing, and what to do about it.
     fn check_host(&self) -> Result<()>;
 
+    /// What it wants to be given. Data, so that nobody has to ask which backend it is.
+    fn needs(&self) -> Needs;
+
     /// What the backend understands, as `features` prints it.
     fn features(&self) -> Features;
 
@@ -169,7 +246,8 @@ pub trait Backend {
     /// `createRuntime` and `createContainer` have run when this returns.
     ///
     /// # Errors
-    /// Anything that keeps the sandbox from being made; then nothing of it is left behind.
+    /// Anything that keeps the sandbox from being made; then nothing of it is left behind. [`crate::Error::Unsupported`] for
+    /// a [`Rootfs`] or [`Link`] that is not of the form that [`Backend::needs`] names ([`Rootfs::Bundle`] always works).
     fn create(&self, request: CreateRequest<'_>) -> Result<Box<dyn Workload>>;
 
     /// Removes what a [`Backend::create`] that was killed before it returned may have left: nothing recorded it, so the

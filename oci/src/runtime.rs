@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::SystemTime;
 
-use crate::backend::{Backend, CreateRequest, Keyring, KillScope, Stdio, Workload};
+use crate::backend::{Backend, CreateRequest, Keyring, KillScope, Link, Rootfs, Stdio, Workload};
 use crate::bundle::Bundle;
 use crate::error::{Error, Result};
 use crate::hooks;
@@ -20,6 +20,10 @@ pub struct CreateOptions<'a> {
     pub id: &'a str,
     /// The bundle.
     pub bundle: &'a Bundle,
+    /// Where the root filesystem is.
+    pub rootfs: Rootfs,
+    /// The link to the host's network, when the caller made one.
+    pub link: Option<Link>,
     /// Streams of the init process.
     pub stdio: Stdio,
     /// Further descriptors, from 3 on, that the process inherits.
@@ -52,8 +56,8 @@ pub fn create(
     options: CreateOptions<'_>,
     timeline: &mut Timeline,
 ) -> Result<Box<dyn Workload>> {
-    let CreateOptions { id, bundle, stdio, preserve_fds, no_pivot, keyring } = options;
-    let rootfs = bundle.rootfs()?;
+    let CreateOptions { id, bundle, rootfs, link, stdio, preserve_fds, no_pivot, keyring } = options;
+    let root_path = bundle.rootfs()?;
     let entry = store.create(id)?;
     entry.name_bundle(&bundle.path)?;
     let mut record = Record {
@@ -63,7 +67,7 @@ pub fn create(
         pid: 0,
         pid_start: 0,
         bundle: bundle.path.clone(),
-        rootfs,
+        rootfs: root_path,
         created: rfc3339(SystemTime::now()),
         isolation: backend.isolation(),
         annotations: bundle.spec.annotations().clone().unwrap_or_else(HashMap::new),
@@ -74,6 +78,8 @@ pub fn create(
     let request = CreateRequest {
         id,
         bundle,
+        rootfs,
+        link,
         state_dir: entry.dir(),
         stdio,
         preserve_fds,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use rkvm_oci::runtime::{self, CreateOptions};
-use rkvm_oci::{Bundle, Keyring, Result, Stdio, Timeline, Workload};
+use rkvm_oci::{Bundle, Keyring, Result, Rootfs, Stdio, Timeline, Workload};
 
 use super::{Context, stdio};
 
@@ -66,6 +66,8 @@ pub fn create(
     let options = CreateOptions {
         id: &args.id,
         bundle,
+        rootfs: Rootfs::Bundle,
+        link: None,
         stdio,
         preserve_fds,
         no_pivot: args.no_pivot,
