@@ -6,19 +6,19 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rkvm_oci::timeline::Phase;
 use rkvm_oci::{CreateRequest, Error, Result, Rootfs, hooks};
 
-use crate::idmap;
 use crate::init::gate::Gate;
 use crate::init::{self, Context, devices, root};
-use crate::mounts::bind;
-use crate::mounts::options::Plan as MountPlan;
-use crate::namespaces::Namespaces;
 use crate::process::{Plan, Role};
-use crate::seccomp::{Filter, Listener};
 use crate::sync::{Channel, Go, Report};
-use crate::sys::exe;
-use crate::sys::spawn::{self, Parent, Side};
 use crate::validate;
 use rkvm_cgroup::{Born, Cgroup};
+use rkvm_linux::idmap;
+use rkvm_linux::mounts::bind;
+use rkvm_linux::mounts::options::Plan as MountPlan;
+use rkvm_linux::namespaces::Namespaces;
+use rkvm_linux::seccomp::{Filter, Listener};
+use rkvm_linux::sys::exe;
+use rkvm_linux::sys::spawn::{self, Parent, Side};
 
 /// A container's init process, as `create` leaves it.
 #[derive(Debug)]
@@ -310,7 +310,7 @@ fn intermediate(mut context: Context<'_>, mut new: i32, channel: Channel) -> ! {
         }
         if namespaces.joined(libc::CLONE_NEWPID).is_some() {
             // Others are in there already, and would see the process from its birth.
-            crate::sys::process::not_dumpable().map_err(failed)?;
+            rkvm_linux::sys::process::not_dumpable().map_err(failed)?;
             image.let_go().map_err(failed)?;
         }
         spawn::clone3(new as u64, Parent::CallersParent, birthplace(&context)).map_err(failed)
@@ -425,7 +425,7 @@ pub fn send_listener(
 ) -> Result<()> {
     let Some(listener) = listener else { return Ok(()) };
     let failed = |source: std::io::Error| Error::failed("take over", "the seccomp listener", source);
-    let fd = crate::sys::fs::take_from(process, number).map_err(failed)?;
+    let fd = rkvm_linux::sys::fs::take_from(process, number).map_err(failed)?;
     let mut state = state.clone();
     state["pid"] = pid.into();
     let state = serde_json::from_value(state).map_err(|source| failed(source.into()))?;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use oci_spec::runtime::Features;
 use serde_json::json;
 
-use crate::{mounts, seccomp};
+use rkvm_linux::{mounts, seccomp};
 
 /// The features of this build; not what the present host can do.
 pub fn features() -> Features {

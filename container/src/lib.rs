@@ -1,18 +1,13 @@
 //! Isolation backend: namespaces, cgroups, capabilities and seccomp.
 
-mod capabilities;
 mod create;
 mod exec;
 mod features;
-mod idmap;
 mod init;
 mod memory_policy;
 mod mounts;
-mod namespaces;
 mod process;
-pub mod seccomp;
 mod sync;
-mod sys;
 mod validate;
 mod workload;
 
@@ -43,7 +38,7 @@ impl Backend for ContainerBackend {
 
     fn check_host(&self) -> Result<()> {
         // mount_setattr(2) is the newest call that is used unconditionally.
-        if sys::mount::is_supported() {
+        if rkvm_linux::sys::mount::is_supported() {
             return Ok(());
         }
         Err(rkvm_oci::Error::unsupported("this host's kernel", "containers need Linux 5.12 or newer"))
@@ -81,7 +76,7 @@ impl Backend for ContainerBackend {
 /// # Errors
 /// There is no such process.
 pub fn pidfd(pid: i32) -> std::io::Result<std::os::fd::OwnedFd> {
-    sys::spawn::pidfd_open(pid)
+    rkvm_linux::sys::spawn::pidfd_open(pid)
 }
 
 /// Receives the descriptor that comes over a socket (SCM_RIGHTS), such as a terminal's master.
@@ -89,7 +84,7 @@ pub fn pidfd(pid: i32) -> std::io::Result<std::os::fd::OwnedFd> {
 /// # Errors
 /// The socket is closed, or the message has no descriptor.
 pub fn receive_fd(socket: std::os::fd::BorrowedFd<'_>) -> std::io::Result<std::os::fd::OwnedFd> {
-    sys::fs::receive(socket)
+    rkvm_linux::sys::fs::receive(socket)
 }
 
 /// Gives a terminal the size of another.
@@ -100,6 +95,6 @@ pub fn copy_terminal_size(
     from: std::os::fd::BorrowedFd<'_>,
     to: std::os::fd::BorrowedFd<'_>,
 ) -> std::io::Result<()> {
-    let (rows, columns) = sys::pty::size(from)?;
-    sys::pty::set_size(to, rows, columns)
+    let (rows, columns) = rkvm_linux::sys::pty::size(from)?;
+    rkvm_linux::sys::pty::set_size(to, rows, columns)
 }

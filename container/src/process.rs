@@ -9,10 +9,10 @@ use oci_spec::runtime::{
 };
 use rkvm_oci::{Error, Result};
 
-use crate::capabilities::{self, Capabilities};
 use crate::init::kernel::{Module, Proc};
 use crate::memory_policy::MemoryPolicy;
-use crate::sys::{fs, process as sys};
+use rkvm_linux::capabilities::{self, Capabilities};
+use rkvm_linux::sys::{fs, process as sys};
 
 /// Everything that needs no further reading of the configuration.
 #[derive(Debug, Clone)]

@@ -4,8 +4,8 @@ use oci_spec::runtime::{Process, Spec};
 use rkvm_oci::{Error, Result};
 
 use crate::init::kernel::{Module, sysctl_path};
-use crate::mounts::options;
-use crate::namespaces::Namespaces;
+use rkvm_linux::mounts::options;
+use rkvm_linux::namespaces::Namespaces;
 
 /// Checks a whole configuration.
 ///

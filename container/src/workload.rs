@@ -3,9 +3,8 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::Pid;
 use oci_spec::runtime::LinuxResources;
+use rkvm_linux::wait::wait_for;
 use rkvm_oci::runtime::process_start;
 use rkvm_oci::stats::Stats;
 use rkvm_oci::timeline::Phase;
@@ -19,8 +18,8 @@ use crate::create::{self, Created};
 use crate::exec;
 use crate::init::gate;
 use crate::sync::Channel;
-use crate::sys::spawn;
 use rkvm_cgroup::Cgroup;
+use rkvm_linux::sys::spawn;
 
 /// What is kept in the container's record.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -108,25 +107,6 @@ impl Container {
 
     fn has_pid_namespace(&self) -> bool {
         self.stored.namespaces & libc::CLONE_NEWPID != 0
-    }
-}
-
-/// Waits for child `pid`.
-///
-/// # Errors
-/// It is not a child of the caller.
-pub fn wait_for(pid: i32) -> Result<ExitStatus> {
-    loop {
-        return match waitpid(Pid::from_raw(pid), None) {
-            Ok(WaitStatus::Exited(_, code)) => Ok(ExitStatus::Exited(code as u8)),
-            Ok(WaitStatus::Signaled(_, signal, _)) => {
-                Ok(ExitStatus::Signaled(Signal::from_number(signal as i32).unwrap_or(Signal::KILL)))
-            }
-            Ok(_) | Err(nix::Error::EINTR) => continue,
-            // A realtime signal has no name in nix: asked for again without it.
-            Err(nix::Error::EINVAL) => Ok(ExitStatus::Signaled(Signal::KILL)),
-            Err(errno) => Err(Error::failed("wait for process", pid, errno)),
-        };
     }
 }
 

@@ -10,8 +10,8 @@ use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 use rkvm_oci::{Error, Result};
 
 use crate::mounts::target::{self, Kind};
-use crate::sys::mount::{self, Depth};
-use crate::sys::{fs, pty};
+use rkvm_linux::sys::mount::{self, Depth};
+use rkvm_linux::sys::{fs, pty};
 
 /// A device file.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rkvm_oci::{Error, Result};
 
-use crate::sys::{fs, mount};
+use rkvm_linux::sys::{fs, mount};
 
 /// An instance of procfs that nothing stands in for.
 #[derive(Debug)]

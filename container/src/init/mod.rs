@@ -12,17 +12,17 @@ use oci_spec::runtime::Spec;
 use rkvm_oci::{Error, Keyring, Result, Stdio, hooks};
 
 use crate::mounts::make::{self, Place};
-use crate::mounts::options::{self, Plan as MountPlan, Source};
-use crate::namespaces::Namespaces;
 use crate::process::Plan;
-use crate::seccomp::Filter;
 use crate::sync::{Channel, Failure, Go, Report};
-use crate::sys::mount::{Depth, MountAttr, attr, set_attributes};
-use crate::sys::{exe, fs, process as sys, pty, spawn};
 use devices::{Device, Making};
 use gate::Gate;
 use program::Program;
 use rkvm_cgroup::{Born, Entrance};
+use rkvm_linux::mounts::options::{self, Plan as MountPlan, Source};
+use rkvm_linux::namespaces::Namespaces;
+use rkvm_linux::seccomp::Filter;
+use rkvm_linux::sys::mount::{Depth, MountAttr, attr, set_attributes};
+use rkvm_linux::sys::{exe, fs, process as sys, pty, spawn};
 use root::Switch;
 
 /// All that the process needs, prepared by the runtime before the process exists.

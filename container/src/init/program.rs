@@ -10,7 +10,7 @@ use nix::unistd::{AccessFlags, access};
 use oci_spec::runtime::Process;
 use rkvm_oci::{Error, ExecFailure, Result};
 
-use crate::sys;
+use rkvm_linux::sys;
 
 /// Where programs are looked for when the environment has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -9,8 +9,8 @@ use nix::mount::{MntFlags, umount2};
 use rkvm_oci::{Error, Result};
 
 use crate::mounts::target;
-use crate::sys::mount::{self, Depth, MountAttr, attr};
-use crate::sys::{fs, mount as api};
+use rkvm_linux::sys::mount::{self, Depth, MountAttr, attr};
+use rkvm_linux::sys::{fs, mount as api};
 
 fn failed(action: &'static str, target: &str) -> impl Fn(std::io::Error) -> Error {
     move |error| Error::failed(action, target, error)

@@ -12,9 +12,9 @@ use nix::fcntl::AT_FDCWD;
 use rkvm_oci::{Error, Result};
 
 use super::make::Place;
-use super::options::Plan;
 use super::target::{self, Kind};
-use crate::sys::mount::{self, Depth, MountAttr, attr};
+use rkvm_linux::mounts::options::Plan;
+use rkvm_linux::sys::mount::{self, Depth, MountAttr, attr};
 
 /// A cgroup hierarchy of the host.
 #[derive(Debug, PartialEq, Eq)]
@@ -106,8 +106,8 @@ pub fn mount(plan: &Plan, place: Place<'_>) -> Result<()> {
         let tree = one(plan, hierarchy, &own, place)?;
         let mode = nix::sys::stat::Mode::from_bits_truncate(0o755);
         nix::sys::stat::mkdirat(tmpfs.as_fd(), Path::new(name), mode).map_err(|errno| error(errno.into()))?;
-        let below =
-            crate::sys::fs::open_in_root(tmpfs.as_fd(), Path::new(name), libc::O_PATH).map_err(&error)?;
+        let below = rkvm_linux::sys::fs::open_in_root(tmpfs.as_fd(), Path::new(name), libc::O_PATH)
+            .map_err(&error)?;
         mount::attach(tree.as_fd(), below.as_fd()).map_err(&error)?;
         if hierarchy.options.len() > 1 {
             for controller in &hierarchy.options {
@@ -157,7 +157,7 @@ fn one(
 }
 
 fn apply(plan: &Plan, tree: BorrowedFd<'_>, what: &str) -> Result<()> {
-    super::bind::apply(plan, tree).map_err(failed(plan, what))
+    rkvm_linux::mounts::bind::apply(plan, tree).map_err(failed(plan, what))
 }
 
 #[cfg(test)]

@@ -7,10 +7,11 @@ use nix::mount::MsFlags;
 use nix::sys::stat::fstat;
 use rkvm_oci::{Error, Result};
 
-use super::options::{Plan, Source};
+use super::cgroup;
 use super::target::{self, Kind};
-use super::{bind, cgroup};
-use crate::sys::mount::{self, MountAttr, attr};
+use rkvm_linux::mounts::bind;
+use rkvm_linux::mounts::options::{Plan, Source};
+use rkvm_linux::sys::mount::{self, MountAttr, attr};
 
 /// Longest value that fsconfig(2) takes, bytes.
 const MAX_VALUE: usize = 255;

@@ -1,8 +1,6 @@
 //! Mounts of config.json: read and checked by the runtime, made by the container's process.
 
-pub mod bind;
 pub mod cgroup;
 pub mod copy;
 pub mod make;
-pub mod options;
 pub mod target;

@@ -11,7 +11,7 @@ use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::sys::stat::{Mode, mkdirat};
 use rkvm_oci::{Error, Result};
 
-use crate::sys::fs::open_in_root;
+use rkvm_linux::sys::fs::open_in_root;
 
 /// What is made when the place does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -246,7 +246,7 @@ mod tests {
             spawn::exit_now(if denied || (done.is_ok() && gone) { 0 } else { 1 });
         };
         assert_eq!(
-            crate::workload::wait_for(pid).unwrap(),
+            crate::wait::wait_for(pid).unwrap(),
             rkvm_oci::ExitStatus::Exited(0),
             "see the child's own checks"
         );
