@@ -11,12 +11,13 @@ use crate::init::program::Program;
 use crate::init::{self, devices};
 use crate::memory_policy::bit_mask;
 use crate::process::{Plan, Role};
-use crate::sync::{Channel, Failure, Go, Report};
+use crate::sync::{Channel, Go, Report};
 use rkvm_cgroup::{Born, Cgroup, Entrance};
 use rkvm_linux::seccomp::Filter;
 use rkvm_linux::sys::spawn::{self, Parent, Side};
 use rkvm_linux::sys::{exe, fs, process as sys};
 use rkvm_linux::wait::wait_for;
+use rkvm_oci::failure::Failure;
 
 /// The container that the process joins.
 #[derive(Debug)]

@@ -7,6 +7,7 @@ pub mod backend;
 pub mod bundle;
 pub mod capability;
 pub mod error;
+pub mod failure;
 pub mod hooks;
 pub mod lifecycle;
 pub mod runtime;

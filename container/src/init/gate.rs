@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use rkvm_oci::{Error, Result};
 
-use crate::sync::Failure;
+use rkvm_oci::failure::Failure;
 
 const START: &str = "start.fifo";
 const RESULT: &str = "exec.fifo";

@@ -13,7 +13,7 @@ use rkvm_oci::{Error, Keyring, Result, Stdio, hooks};
 
 use crate::mounts::make::{self, Place};
 use crate::process::Plan;
-use crate::sync::{Channel, Failure, Go, Report};
+use crate::sync::{Channel, Go, Report};
 use devices::{Device, Making};
 use gate::Gate;
 use program::Program;
@@ -23,6 +23,7 @@ use rkvm_linux::namespaces::Namespaces;
 use rkvm_linux::seccomp::Filter;
 use rkvm_linux::sys::mount::{Depth, MountAttr, attr, set_attributes};
 use rkvm_linux::sys::{exe, fs, process as sys, pty, spawn};
+use rkvm_oci::failure::Failure;
 use root::Switch;
 
 /// All that the process needs, prepared by the runtime before the process exists.
