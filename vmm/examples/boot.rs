@@ -1,32 +1,39 @@
 //! Boots a kernel and prints its console, time stamps and exits: `boot KERNEL INITRD CPUS MIB CMDLINE...`. `BOOT_DISK` names a raw
-//! image for `vda`, `BOOT_VSOCK` the path of the host's side of the guest's sockets.
+//! image for `vda`, `BOOT_VSOCK` the path of the host's side of the guest's sockets, `BOOT_CONSOLE=quiet` leaves the console to panics.
 #![allow(clippy::unwrap_used, reason = "a developer's tool")]
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rkvm_vmm::{Access, Disk, Host, VmConfig, build};
+use rkvm_oci::timeline::MonotonicNs;
+use rkvm_vmm::virtio::{block::Block, rng::Rng, vsock::Vsock};
+use rkvm_vmm::{Access, Console, Host, Image, VmConfig, build};
 
 fn main() {
     let begun = Instant::now();
+    let start = MonotonicNs::now();
     let args: Vec<String> = std::env::args().collect();
-    let config = VmConfig {
-        kernel: args[1].clone().into(),
-        initrd: Some(args[2].clone().into()),
-        cmdline: args[5..].join(" "),
-        vcpus: args[3].parse().unwrap(),
-        disks: std::env::var_os("BOOT_DISK")
-            .map(|path| Disk { path: path.into(), access: Access::ReadWrite })
-            .into_iter()
-            .collect(),
-        vsock: std::env::var_os("BOOT_VSOCK").map(Into::into),
-        memory_mib: args[4].parse().unwrap(),
-    };
-    let start = rkvm_oci::timeline::MonotonicNs::now();
-    let mut machine = build(&Host::open().unwrap(), &config, Some(Box::new(std::io::stdout()))).unwrap();
-    eprintln!("built in {:?}", begun.elapsed());
+    let mut config = VmConfig::new(Image::open(Path::new(&args[1])).unwrap());
+    config.initrd = Some(Image::open(Path::new(&args[2])).unwrap());
+    config.vcpus = args[3].parse().unwrap();
+    config.memory_mib = args[4].parse().unwrap();
+    config.cmdline = args[5..].join(" ");
+    if std::env::var_os("BOOT_CONSOLE").is_none() {
+        config.console = Console::Full;
+    }
+    config.console_output = Some(Box::new(std::io::stdout()));
+    config.attach(Rng::new().unwrap());
+    if let Some(path) = std::env::var_os("BOOT_DISK") {
+        config.attach(Block::open(Path::new(&path), Access::ReadWrite, "rkvm-disk0").unwrap());
+    }
+    if let Some(path) = std::env::var_os("BOOT_VSOCK") {
+        config.attach(Vsock::bind(Path::new(&path)).unwrap());
+    }
+    let machine = build(&Host::open().unwrap(), config).unwrap();
+    eprintln!("{}, built in {:?}", machine.kind(), begun.elapsed());
     machine.start().unwrap();
     let end = machine.wait(Some(Duration::from_secs(10)));
-    eprintln!("end: {end:?} after {:?}", begun.elapsed());
+    eprintln!("end: {end} after {:?}", begun.elapsed());
     for marker in machine.markers() {
         eprintln!("marker {} at {:.2} ms", marker.value, (marker.at.0 - start.0) as f64 / 1e6);
     }

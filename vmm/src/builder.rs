@@ -1,8 +1,6 @@
 //! The boot recipe, in the order in which a machine is put together.
 
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
@@ -12,57 +10,72 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::arch::x86_64::{boot_params, cpuid, layout, mptable, registers};
-use crate::config::VmConfig;
-use crate::devices::{BootMarker, Console, MmioBus, PortBus, SERIAL_IRQ};
+use crate::config::{Console, Image, VmConfig};
+use crate::devices::{BootMarker, MmioBus, PortBus, SERIAL_IRQ, SerialConsole};
 use crate::error::{Error, Result};
 use crate::event_loop::EventLoop;
-use crate::host::Host;
-use crate::memory::{self, GuestMemory};
-use crate::vcpu::{ExitCounts, Vcpu};
-use crate::virtio::block::Block;
+use crate::events::Events;
+use crate::host::{self, Host};
+use crate::memory::{GuestMemory, Ram};
+use crate::vcpu::{Control, Counters, Vcpu};
 use crate::virtio::mmio::{MmioTransport, NOTIFY_OFFSET};
-use crate::virtio::rng::Rng;
-use crate::virtio::vsock::Vsock;
 use crate::virtio::{Interrupt, VirtioDevice};
 use crate::vm::{Microvm, Parts};
 
-/// Builds the microVM that `config` describes; [`Microvm::start`] runs it. The guest's console goes to `console`.
+/// Ends the machine at once when the guest's kernel reboots or panics: by a triple fault, there is no firmware to ask.
+const CMDLINE: &str = "reboot=t panic=-1";
+/// What the kernel prints before it dies, straight to the port; no driver is probed for.
+const CMDLINE_EMERGENCY: &str = "quiet earlyprintk=serial,0x3f8,115200,keep 8250.nr_uarts=0";
+const CMDLINE_FULL: &str = "console=ttyS0";
+
+/// Builds the microVM that `config` describes; [`Microvm::start`] runs it.
+///
+/// No thread is made and no path is opened, so this and what is started from it can be in a jail.
 ///
 /// # Errors
-/// A file is missing or does not fit, or KVM refuses a step.
-pub fn build(host: &Host, config: &VmConfig, console: Option<Box<dyn Write + Send>>) -> Result<Microvm> {
+/// A file does not fit, or KVM refuses a step.
+pub fn build(host: &Host, config: VmConfig) -> Result<Microvm> {
     config.validate()?;
     // Memory first: with an interrupt controller in place each region costs a grace period.
     let vm = host.kvm.create_vm().map_err(Error::kvm("create a VM"))?;
-    let memory = memory::map(config.memory_mib)?;
-    memory::register(&vm, &memory)?;
+    let ram = Ram::map(config.memory_mib, config.huge_pages)?;
+    ram.register(&vm)?;
+    let memory = ram.memory();
     vm.create_irq_chip().map_err(Error::kvm("create the interrupt controllers"))?;
     vm.set_tss_address(layout::KVM_TSS).map_err(Error::kvm("place the TSS"))?;
 
-    let event_loop = EventLoop::start()?;
-    let mut cmdline = config.cmdline.clone();
-    let windows = attach_devices(&vm, &memory, &event_loop, devices(config)?, &mut cmdline)?;
+    let event_loop = EventLoop::new()?;
+    let mut cmdline = first_words(config.console);
+    let mut lines = interrupt_lines(config.console);
+    let windows = attach_devices(&vm, memory, &event_loop, config.devices, &mut cmdline, &mut lines)?;
+    let _ = write!(cmdline, " {}", config.cmdline);
 
-    let entry = load_kernel(&memory, config)?;
-    let initrd = load_initrd(&memory, config)?;
-    boot_params::write(&memory, &cmdline, initrd)?;
-    mptable::write(&memory, config.vcpus)?;
-    registers::write_tables(&memory)?;
+    let entry = load_kernel(memory, &config.kernel)?;
+    let initrd =
+        config.initrd.as_ref().map(|image| load_initrd(memory, image, config.memory_mib)).transpose()?;
+    boot_params::write(memory, &cmdline, initrd)?;
+    mptable::write(memory, config.vcpus, &lines)?;
+    registers::write_tables(memory)?;
 
+    let events = Arc::new(Events::new()?);
     let interrupt = EventFd::new(EFD_NONBLOCK).map_err(Error::os("make an event descriptor"))?;
     vm.register_irqfd(&interrupt, SERIAL_IRQ).map_err(Error::kvm("connect an interrupt line"))?;
     let ports = Arc::new(Mutex::new(PortBus {
-        console: Console::new(interrupt, console),
-        marker: BootMarker::default(),
+        console: SerialConsole::new(interrupt, config.console_output),
+        marker: BootMarker::new(Arc::clone(&events)),
     }));
 
     let supported =
         host.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm("list its CPUID"))?;
-    let counts = Arc::new(Mutex::new(ExitCounts::new()));
+    let counters = Arc::new(Counters::default());
+    let control = Arc::new(Control::default());
+    let mut kind = None;
     let mut vcpus = Vec::with_capacity(config.vcpus.into());
     for index in 0..config.vcpus {
         let fd = vm.create_vcpu(index.into()).map_err(Error::kvm("create a vCPU"))?;
-        fd.set_cpuid2(&cpuid::for_vcpu(&supported, index, config.vcpus)).map_err(Error::kvm("set CPUID"))?;
+        let kind = *kind.get_or_insert_with(|| host::kind_of(&fd, &supported));
+        fd.set_cpuid2(&cpuid::for_vcpu(&supported, kind, index, config.vcpus))
+            .map_err(Error::kvm("set CPUID"))?;
         registers::set_common_state(&fd)?;
         if index == 0 {
             registers::set_boot_state(&fd, entry)?;
@@ -71,22 +84,30 @@ pub fn build(host: &Host, config: &VmConfig, console: Option<Box<dyn Write + Sen
             fd,
             ports: Arc::clone(&ports),
             windows: windows.clone(),
-            counts: Arc::clone(&counts),
+            counters: Arc::clone(&counters),
+            events: Arc::clone(&events),
+            control: Arc::clone(&control),
         });
     }
-    Ok(Microvm::new(Parts { vm, memory, event_loop, vcpus, ports, counts }))
+    let kind = kind.unwrap_or(host::KvmKind::Hardware(host::Vendor::Other));
+    Ok(Microvm::new(Parts { vm, ram, event_loop, vcpus, control, events, ports, counters, kind }))
 }
 
-/// The virtio devices of `config`, in the order of their windows.
-fn devices(config: &VmConfig) -> Result<Vec<Box<dyn VirtioDevice>>> {
-    let mut devices: Vec<Box<dyn VirtioDevice>> = vec![Box::new(Rng::new()?)];
-    for (index, disk) in config.disks.iter().enumerate() {
-        devices.push(Box::new(Block::open(&disk.path, disk.access, &format!("rkvm-disk{index}"))?));
+/// The beginning of the command line: what the machine is like.
+fn first_words(console: Console) -> String {
+    match console {
+        Console::Emergency => format!("{CMDLINE} {CMDLINE_EMERGENCY}"),
+        Console::Full => format!("{CMDLINE} {CMDLINE_FULL}"),
+        Console::Unset => String::new(),
     }
-    if let Some(path) = &config.vsock {
-        devices.push(Box::new(Vsock::bind(path)?));
+}
+
+/// Lines of the IO-APIC that have something behind them even without a virtio device.
+fn interrupt_lines(console: Console) -> Vec<u32> {
+    match console {
+        Console::Emergency => vec![],
+        Console::Full | Console::Unset => vec![SERIAL_IRQ],
     }
-    Ok(devices)
 }
 
 /// Gives each device a window, an interrupt line and a notification descriptor a queue, and names it on the command line, which
@@ -97,6 +118,7 @@ fn attach_devices(
     event_loop: &EventLoop,
     devices: Vec<Box<dyn VirtioDevice>>,
     cmdline: &mut String,
+    lines: &mut Vec<u32>,
 ) -> Result<MmioBus> {
     let limit = (layout::LAST_IRQ - layout::VIRTIO_FIRST_IRQ + 1) as usize;
     if devices.len() > limit {
@@ -119,34 +141,34 @@ fn attach_devices(
         let interrupt = Interrupt::new(line);
         windows.push(MmioTransport::new(device, memory.clone(), interrupt, notifiers, event_loop.endpoint()));
         let _ = write!(cmdline, " virtio_mmio.device=4K@{base:#x}:{irq}");
+        lines.push(irq);
     }
     Ok(windows)
 }
 
 /// Loads the kernel and gives its 64-bit entry point back.
-fn load_kernel(memory: &GuestMemory, config: &VmConfig) -> Result<u64> {
-    let path = &config.kernel;
-    let mut file = File::open(path).map_err(|source| Error::Read { path: path.clone(), source })?;
+fn load_kernel(memory: &GuestMemory, image: &Image) -> Result<u64> {
+    let mut file = &image.file;
     let loaded = Elf::load(memory, None, &mut file, Some(GuestAddress(layout::HIGH_MEMORY)))
-        .map_err(|source| Error::NotAKernel { path: path.clone(), source })?;
+        .map_err(|source| Error::NotAKernel { path: image.name.clone(), source })?;
     Ok(loaded.kernel_load.0)
 }
 
 /// Loads the initramfs at the end of low memory, out of the kernel's way.
-fn load_initrd(memory: &GuestMemory, config: &VmConfig) -> Result<Option<boot_params::Initrd>> {
+fn load_initrd(memory: &GuestMemory, image: &Image, memory_mib: u32) -> Result<boot_params::Initrd> {
     const PAGE: u64 = 4096;
-    let Some(path) = &config.initrd else { return Ok(None) };
-    let read = |source| Error::Read { path: path.clone(), source };
-    let mut file = File::open(path).map_err(read)?;
+    let read = |source| Error::Read { path: image.name.clone(), source };
+    let mut file = &image.file;
     let bytes = file.metadata().map_err(read)?.len();
+    std::io::Seek::rewind(&mut file).map_err(read)?;
     let low_end = memory.iter().next().map_or(0, |region| region.len());
     let room = low_end.saturating_sub(2 * layout::HIGH_MEMORY);
     if bytes > room {
-        return Err(Error::DoesNotFit { what: "the initramfs", bytes, memory_mib: config.memory_mib });
+        return Err(Error::DoesNotFit { what: "the initramfs", bytes, memory_mib });
     }
     let address = (low_end - bytes) & !(PAGE - 1);
     memory
         .read_exact_volatile_from(GuestAddress(address), &mut file, bytes as usize)
         .map_err(Error::write("the initramfs"))?;
-    Ok(Some(boot_params::Initrd { address, bytes: bytes as u32 }))
+    Ok(boot_params::Initrd { address, bytes: bytes as u32 })
 }

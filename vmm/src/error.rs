@@ -123,6 +123,12 @@ pub enum Error {
         /// What the event library says.
         reason: String,
     },
+    /// vCPUs do not leave the guest.
+    #[error("the guest's processors did not stop within {seconds} seconds; is the host overloaded?")]
+    Pause {
+        /// How long was waited.
+        seconds: u64,
+    },
     /// More devices than interrupt lines.
     #[error("{count} devices are more than the {limit} that a machine has interrupt lines for")]
     TooManyDevices {

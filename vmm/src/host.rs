@@ -1,6 +1,6 @@
 //! What this host's `/dev/kvm` offers.
 
-use kvm_bindings::{Msrs, kvm_msr_entry};
+use kvm_bindings::{CpuId, Msrs, kvm_msr_entry};
 use kvm_ioctls::{Cap, Kvm};
 
 use crate::error::{Error, Result};
@@ -11,13 +11,35 @@ pub const MSR_PVM_SIGNATURE: u32 = 0x4b56_4d11;
 pub const MSR_PVM_REGISTER: u32 = 0x4b56_4d10;
 const PVM_SIGNATURE: u64 = 0x4d_5650;
 
+/// Who made the processor, as CPUID leaf 0 says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vendor {
+    /// VT-x.
+    Intel,
+    /// SVM.
+    Amd,
+    /// Another one.
+    Other,
+}
+
 /// How KVM runs guest code here; decides which guest kernel fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KvmKind {
     /// VT-x or SVM: any kernel.
-    Hardware,
+    Hardware(Vendor),
     /// Deprivileged in ring 3 over shadow page tables: only a kernel built for it.
     Pvm,
+}
+
+impl std::fmt::Display for KvmKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Hardware(Vendor::Intel) => "hardware (Intel VT-x)",
+            Self::Hardware(Vendor::Amd) => "hardware (AMD SVM)",
+            Self::Hardware(Vendor::Other) => "hardware",
+            Self::Pvm => "PVM (no hardware virtualization: guest kernels need patches)",
+        })
+    }
 }
 
 /// An open `/dev/kvm`.
@@ -66,16 +88,31 @@ impl Host {
     pub fn kind(&self) -> Result<KvmKind> {
         let vm = self.kvm.create_vm().map_err(Error::kvm("create a VM"))?;
         let vcpu = vm.create_vcpu(0).map_err(Error::kvm("create a vCPU"))?;
-        Ok(vcpu_kind(&vcpu))
+        let supported = self
+            .kvm
+            .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
+            .map_err(Error::kvm("list its CPUID"))?;
+        Ok(kind_of(&vcpu, &supported))
     }
 }
 
 /// Kind of the KVM that `vcpu` belongs to.
-pub(crate) fn vcpu_kind(vcpu: &kvm_ioctls::VcpuFd) -> KvmKind {
+pub(crate) fn kind_of(vcpu: &kvm_ioctls::VcpuFd, supported: &CpuId) -> KvmKind {
     let entry = kvm_msr_entry { index: MSR_PVM_SIGNATURE, ..Default::default() };
-    let Ok(mut msrs) = Msrs::from_entries(&[entry]) else { return KvmKind::Hardware };
+    let Ok(mut msrs) = Msrs::from_entries(&[entry]) else { return KvmKind::Hardware(vendor(supported)) };
     match vcpu.get_msrs(&mut msrs) {
         Ok(1) if msrs.as_slice()[0].data == PVM_SIGNATURE => KvmKind::Pvm,
-        _ => KvmKind::Hardware,
+        _ => KvmKind::Hardware(vendor(supported)),
+    }
+}
+
+fn vendor(supported: &CpuId) -> Vendor {
+    let Some(leaf) = supported.as_slice().iter().find(|entry| entry.function == 0) else {
+        return Vendor::Other;
+    };
+    match [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).concat().as_slice() {
+        b"GenuineIntel" => Vendor::Intel,
+        b"AuthenticAMD" | b"HygonGenuine" => Vendor::Amd,
+        _ => Vendor::Other,
     }
 }

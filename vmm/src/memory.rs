@@ -2,49 +2,82 @@
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress};
+use vm_memory::{
+    GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+    MemoryRegionAddress,
+};
 
 use crate::arch::x86_64::layout;
+use crate::config::HugePages;
 use crate::error::{Error, Result};
 
-/// The guest's RAM.
+/// The guest's RAM as devices use it.
 pub type GuestMemory = GuestMemoryMmap<()>;
 
-/// Maps `memory_mib` MiB: below the gap for devices, and what is left above 4 GiB.
-///
-/// # Errors
-/// The host has no address space for it.
-pub fn map(memory_mib: u32) -> Result<GuestMemory> {
-    let bytes = u64::from(memory_mib) << 20;
-    let low = bytes.min(layout::MMIO_GAP_START);
-    let mut ranges = vec![(GuestAddress(0), low as usize)];
-    if bytes > low {
-        ranges.push((GuestAddress(layout::HIGH_RAM_START), (bytes - low) as usize));
-    }
-    GuestMemory::from_ranges(&ranges)
-        .map_err(|source| Error::MapMemory { memory_mib, source: Box::new(source) })
+/// Owner of the guest's RAM: gives its pages back when it is dropped. The addresses stay reserved, because a device may still hold
+/// a [`GuestMemory`]; a process that runs one machine ends with it anyway.
+#[derive(Debug)]
+pub struct Ram {
+    memory: GuestMemory,
 }
 
-/// Tells KVM of the guest's memory.
-///
-/// To be called before the interrupt controller is made: after it, KVM waits for a grace period (milliseconds) a region.
-///
-/// # Errors
-/// KVM refuses a region.
-pub fn register(vm: &VmFd, memory: &GuestMemory) -> Result<()> {
-    for (slot, region) in memory.iter().enumerate() {
-        let host =
-            region.get_host_address(MemoryRegionAddress(0)).map_err(Error::write("a memory region"))?;
-        let region = kvm_userspace_memory_region {
-            slot: slot as u32,
-            flags: 0,
-            guest_phys_addr: region.start_addr().0,
-            memory_size: region.len(),
-            userspace_addr: host as u64,
-        };
-        sys::set_region(vm, region)?;
+impl Ram {
+    /// Maps `memory_mib` MiB: below the gap for devices, and what is left above 4 GiB. Each region begins at a multiple of 2 MiB in
+    /// this process too, so that a huge page of the host backs a huge page of the guest.
+    ///
+    /// # Errors
+    /// The host has no address space for it.
+    pub fn map(memory_mib: u32, huge_pages: HugePages) -> Result<Self> {
+        let error =
+            |source: Box<dyn std::error::Error + Send + Sync>| Error::MapMemory { memory_mib, source };
+        let bytes = u64::from(memory_mib) << 20;
+        let low = bytes.min(layout::MMIO_GAP_START);
+        let mut ranges = vec![(0, low)];
+        if bytes > low {
+            ranges.push((layout::HIGH_RAM_START, bytes - low));
+        }
+        let mut regions = Vec::with_capacity(ranges.len());
+        for (start, bytes) in ranges {
+            let mapping = sys::map(bytes as usize, huge_pages).map_err(error)?;
+            let region = GuestRegionMmap::new(mapping, GuestAddress(start));
+            regions.push(region.ok_or_else(|| error("the region ends beyond the address space".into()))?);
+        }
+        let memory = GuestMemory::from_regions(regions).map_err(|source| error(source.into()))?;
+        Ok(Self { memory })
     }
-    Ok(())
+
+    /// The RAM, to be shared with devices.
+    pub fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// Tells KVM of the guest's memory.
+    ///
+    /// To be called before the interrupt controller is made: after it, KVM waits for a grace period (milliseconds) a region.
+    ///
+    /// # Errors
+    /// KVM refuses a region.
+    pub fn register(&self, vm: &VmFd) -> Result<()> {
+        for (slot, region) in self.memory.iter().enumerate() {
+            let host =
+                region.get_host_address(MemoryRegionAddress(0)).map_err(Error::write("a memory region"))?;
+            let region = kvm_userspace_memory_region {
+                slot: slot as u32,
+                flags: 0,
+                guest_phys_addr: region.start_addr().0,
+                memory_size: region.len(),
+                userspace_addr: host as u64,
+            };
+            sys::set_region(vm, region)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Ram {
+    fn drop(&mut self) {
+        self.memory.iter().for_each(sys::release);
+    }
 }
 
 mod sys;

@@ -1,15 +1,20 @@
 //! A virtual processor and its thread.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, mpsc};
+mod control;
+mod counts;
+mod sys;
+
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
-use crate::devices::{MmioBus, PortBus};
-use crate::vm::End;
+pub(crate) use control::{Control, Wanted};
+pub use counts::ExitCounts;
+pub(crate) use counts::{Counters, Reason};
+pub(crate) use sys::{install_kick, kick};
 
-/// How often a vCPU left the guest for this process, by reason.
-pub type ExitCounts = BTreeMap<&'static str, u64>;
+use crate::devices::{MARKER_PORT, MmioBus, PortBus, SERIAL_PORT};
+use crate::events::{End, Events};
 
 /// A vCPU that is ready to run.
 #[derive(Debug)]
@@ -17,63 +22,80 @@ pub struct Vcpu {
     pub(crate) fd: VcpuFd,
     pub(crate) ports: Arc<Mutex<PortBus>>,
     pub(crate) windows: MmioBus,
-    pub(crate) counts: Arc<Mutex<ExitCounts>>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) events: Arc<Events>,
+    pub(crate) control: Arc<Control>,
 }
 
 impl Vcpu {
-    /// Runs until the guest ends or `stop` is seen after an interrupting signal; reports why to `ended`.
-    pub(crate) fn run(mut self, ended: &mpsc::Sender<End>, stopping: &std::sync::atomic::AtomicBool) {
-        let mut counts = ExitCounts::new();
+    /// Runs until the guest ends or is stopped, and tells [`Events`] why.
+    pub(crate) fn run(mut self) {
+        let _kicked = sys::Kicked::register(&mut self.fd);
+        self.events.enter();
         let end = loop {
-            if stopping.load(std::sync::atomic::Ordering::Acquire) {
-                break End::Stopped;
+            // In this order: a kick after the first line ends the next KVM_RUN at once, one before it is seen in the second.
+            self.fd.set_kvm_immediate_exit(0);
+            if self.control.is_asked() {
+                match self.control.park() {
+                    Wanted::Stop => break End::Stopped,
+                    // Tells a guest that uses KVM's clock that it stood still, so that its watchdogs do not bark; an error says
+                    // that it uses another clock.
+                    _ => drop(self.fd.kvmclock_ctrl()),
+                }
+                continue;
             }
-            match self.step(&mut counts) {
-                None => {}
-                Some(end) => break end,
+            if let Some(end) = self.step() {
+                break end;
             }
         };
-        if let Ok(mut all) = self.counts.lock() {
-            for (reason, count) in counts {
-                *all.entry(reason).or_default() += count;
-            }
-        }
-        // The receiver is gone only when the VM is being dropped, which wants no report.
-        let _ = ended.send(end);
+        self.control.leave();
+        self.events.end(self.explain(end));
     }
 
-    fn step(&mut self, counts: &mut ExitCounts) -> Option<End> {
-        let mut count = |reason| *counts.entry(reason).or_default() += 1;
+    /// What a crash was about, as far as the guest's console says it.
+    fn explain(&self, end: End) -> End {
+        match end {
+            End::TripleFault | End::Reset => {
+                let ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
+                ports.console.panic().unwrap_or(end)
+            }
+            other => other,
+        }
+    }
+
+    fn step(&mut self) -> Option<End> {
+        let counters = &self.counters;
         match self.fd.run() {
             Ok(VcpuExit::IoOut(port, data)) => {
-                count("port write");
-                let mut ports = self.ports.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                counters.add(port_reason(port));
+                let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
                 ports.write(port, data).unwrap_or_else(|error| Some(End::Device(error.to_string())))
             }
             Ok(VcpuExit::IoIn(port, data)) => {
-                count("port read");
-                let mut ports = self.ports.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                counters.add(port_reason(port));
+                let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
                 ports.read(port, data);
                 None
             }
             Ok(VcpuExit::MmioRead(address, data)) => {
-                count("memory-mapped read");
+                counters.add(Reason::DeviceRead);
                 self.windows.read(address, data);
                 None
             }
             Ok(VcpuExit::MmioWrite(address, data)) => {
-                count("memory-mapped write");
+                counters.add(Reason::DeviceWrite);
                 self.windows.write(address, data);
                 None
             }
             Ok(VcpuExit::Intr) => {
-                count("interrupted");
+                counters.add(Reason::Interrupted);
                 None
             }
             Ok(VcpuExit::Shutdown) => Some(End::TripleFault),
             Ok(VcpuExit::SystemEvent(..)) => Some(End::Reset),
             Ok(VcpuExit::InternalError) => {
-                Some(End::Kvm("KVM cannot emulate an instruction of the guest".to_owned()))
+                let rip = self.fd.get_regs().map_or(0, |regs| regs.rip);
+                Some(End::Kvm(format!("{} at {rip:#x}", sys::internal_error(&mut self.fd))))
             }
             Ok(VcpuExit::FailEntry(reason, _)) => {
                 Some(End::Kvm(format!("the processor refused to enter the guest ({reason:#x})")))
@@ -81,11 +103,20 @@ impl Vcpu {
             Ok(other) => Some(End::Kvm(format!(
                 "KVM stopped for a reason that this machine has no use for: {other:?}"
             ))),
+            // EAGAIN: a processor that waited for its start-up interrupt has got it.
             Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
-                count("interrupted");
+                counters.add(Reason::Interrupted);
                 None
             }
             Err(error) => Some(End::Kvm(format!("running a vCPU failed: {error}"))),
         }
+    }
+}
+
+fn port_reason(port: u16) -> Reason {
+    match port {
+        MARKER_PORT => Reason::MarkerPort,
+        SERIAL_PORT..=0x3ff => Reason::SerialPort,
+        _ => Reason::OtherPort,
     }
 }

@@ -1,142 +1,202 @@
-//! A built microVM: runs, waits, tells what happened.
+//! A built microVM: runs, pauses, waits, tells what happened.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use kvm_ioctls::VmFd;
-use vmm_sys_util::signal::{Killable, register_signal_handler};
 
-use crate::devices::{Marker, PortBus};
+use crate::devices::PortBus;
 use crate::error::{Error, Result};
 use crate::event_loop::EventLoop;
-use crate::memory::GuestMemory;
-use crate::vcpu::{ExitCounts, Vcpu};
+use crate::events::{End, Events, Marker};
+use crate::host::KvmKind;
+use crate::memory::Ram;
+use crate::vcpu::{self, Control, Counters, ExitCounts, Vcpu, Wanted};
 
-/// Why a microVM ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum End {
-    /// The guest powered the machine off.
-    PowerOff,
-    /// The guest pulled the reset line.
-    Reset,
-    /// The guest's exception handling failed: its kernel crashed at once.
-    TripleFault,
-    /// KVM could not go on.
-    Kvm(String),
-    /// A device of the host side failed.
-    Device(String),
-    /// [`Microvm::stop`] was called.
-    Stopped,
-    /// The time given to [`Microvm::wait`] was over.
-    TimedOut,
+/// How long vCPUs may take to come out of the guest. They are interrupted, so it is milliseconds, except on a host that is
+/// out of processors.
+const PARK_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a thread of the machine is for: each kind may be given its own system call filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ThreadKind {
+    /// Runs a vCPU.
+    Vcpu,
+    /// Serves the devices' queues.
+    Devices,
 }
 
-/// A microVM, built and not yet ended.
+/// What each thread of the machine does first.
+#[derive(Clone)]
+pub struct ThreadSetup {
+    call: Arc<dyn Fn(ThreadKind) -> io::Result<()> + Send + Sync>,
+    events: Arc<Events>,
+}
+
+impl ThreadSetup {
+    /// Whether the thread may go on; otherwise the machine ends.
+    pub(crate) fn call(&self, kind: ThreadKind) -> bool {
+        let result = (self.call)(kind);
+        if let Err(error) = &result {
+            self.events.end(End::Device(format!("cannot confine a thread ({kind:?}): {error}")));
+        }
+        result.is_ok()
+    }
+}
+
+/// A microVM, built and not yet ended. Every method may be called from any thread.
 #[derive(Debug)]
 pub struct Microvm {
-    threads: Vec<JoinHandle<()>>,
-    waiting: Vec<Vcpu>,
-    ended: (mpsc::Sender<End>, mpsc::Receiver<End>),
-    stopping: Arc<AtomicBool>,
+    waiting: Mutex<Vec<Vcpu>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    control: Arc<Control>,
+    events: Arc<Events>,
     ports: Arc<Mutex<PortBus>>,
-    counts: Arc<Mutex<ExitCounts>>,
+    counters: Arc<Counters>,
+    kind: KvmKind,
     // Dropped after the vCPU threads have ended (`Drop` joins them): devices, VM, and last its memory.
-    _event_loop: EventLoop,
+    event_loop: EventLoop,
     _vm: VmFd,
-    _memory: GuestMemory,
+    _ram: Ram,
 }
 
 /// What the builder has put together.
 pub(crate) struct Parts {
     pub vm: VmFd,
-    pub memory: GuestMemory,
+    pub ram: Ram,
     pub event_loop: EventLoop,
     pub vcpus: Vec<Vcpu>,
+    pub control: Arc<Control>,
+    pub events: Arc<Events>,
     pub ports: Arc<Mutex<PortBus>>,
-    pub counts: Arc<Mutex<ExitCounts>>,
+    pub counters: Arc<Counters>,
+    pub kind: KvmKind,
 }
 
-/// Interrupts `KVM_RUN` on a vCPU thread.
-fn kick_signal() -> i32 {
-    vmm_sys_util::signal::SIGRTMIN()
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
 
 impl Microvm {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { vm, memory, event_loop, vcpus, ports, counts } = parts;
         Self {
-            threads: vec![],
-            waiting: vcpus,
-            ended: mpsc::channel(),
-            stopping: Arc::new(AtomicBool::new(false)),
-            ports,
-            counts,
-            _event_loop: event_loop,
-            _vm: vm,
-            _memory: memory,
+            waiting: Mutex::new(parts.vcpus),
+            threads: Mutex::default(),
+            control: parts.control,
+            events: parts.events,
+            ports: parts.ports,
+            counters: parts.counters,
+            kind: parts.kind,
+            event_loop: parts.event_loop,
+            _vm: parts.vm,
+            _ram: parts.ram,
         }
     }
 
-    /// Starts a thread a vCPU.
+    /// Starts a thread for the devices and one a vCPU. Until here the machine has no thread, so the process can still enter
+    /// namespaces.
     ///
     /// # Errors
     /// The host has no thread left.
-    pub fn start(&mut self) -> Result<()> {
-        register_signal_handler(kick_signal(), on_kick).map_err(|error| Error::Os {
-            action: "install a signal handler",
-            source: std::io::Error::from_raw_os_error(error.errno()),
-        })?;
-        for (index, vcpu) in self.waiting.drain(..).enumerate() {
-            let (ended, stopping) = (self.ended.0.clone(), Arc::clone(&self.stopping));
+    pub fn start(&self) -> Result<()> {
+        self.start_with(|_| Ok(()))
+    }
+
+    /// As [`Microvm::start`]; each thread first calls `setup`, which may confine it. If that fails the machine ends with
+    /// [`End::Device`].
+    ///
+    /// # Errors
+    /// The host has no thread left.
+    pub fn start_with(
+        &self,
+        setup: impl Fn(ThreadKind) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Result<()> {
+        let setup = ThreadSetup { call: Arc::new(setup), events: Arc::clone(&self.events) };
+        vcpu::install_kick()?;
+        self.event_loop.start(setup.clone())?;
+        for (index, vcpu) in lock(&self.waiting).drain(..).enumerate() {
+            let setup = setup.clone();
+            self.control.join();
             let thread = thread::Builder::new()
                 .name(format!("vcpu{index}"))
-                .spawn(move || vcpu.run(&ended, &stopping))
+                .spawn(move || {
+                    if setup.call(ThreadKind::Vcpu) {
+                        vcpu.run();
+                    } else {
+                        vcpu.control.leave();
+                    }
+                })
+                .inspect_err(|_| self.control.leave())
                 .map_err(Error::os("start a vCPU thread"))?;
-            self.threads.push(thread);
+            lock(&self.threads).push(thread);
         }
         Ok(())
     }
 
     /// Waits until the guest ends, at most for `limit`; then stops every vCPU.
-    pub fn wait(&mut self, limit: Option<Duration>) -> End {
-        let end = match limit {
-            Some(limit) => self.ended.1.recv_timeout(limit).unwrap_or(End::TimedOut),
-            None => self.ended.1.recv().unwrap_or(End::Stopped),
-        };
+    pub fn wait(&self, limit: Option<Duration>) -> End {
+        let end = self.events.wait_end(limit).unwrap_or(End::TimedOut);
         self.stop();
         end
     }
 
-    /// Stops every vCPU and waits for their threads.
-    pub fn stop(&mut self) {
-        self.stopping.store(true, Ordering::Release);
-        for thread in self.threads.drain(..) {
-            // A kick may come between the check and KVM_RUN and be lost, so it is repeated.
-            while !thread.is_finished() {
-                let _ = thread.kill(kick_signal());
-                thread::sleep(Duration::from_micros(200));
-            }
+    /// Takes every vCPU out of the guest and keeps it there; they have left it when this returns. Devices stay responsive.
+    ///
+    /// # Errors
+    /// [`Error::Pause`]: a vCPU's thread does not come; the machine runs on.
+    pub fn pause(&self) -> Result<()> {
+        self.control.want(Wanted::Pause);
+        self.kick();
+        if self.control.wait_parked(PARK_LIMIT) {
+            return Ok(());
+        }
+        self.resume();
+        Err(Error::Pause { seconds: PARK_LIMIT.as_secs() })
+    }
+
+    /// Lets paused vCPUs go on.
+    pub fn resume(&self) {
+        self.control.want(Wanted::Run);
+    }
+
+    /// Stops every vCPU for good and waits for their threads; the end is [`End::Stopped`] unless there was one before.
+    pub fn stop(&self) {
+        self.control.want(Wanted::Stop);
+        self.kick();
+        for thread in std::mem::take(&mut *lock(&self.threads)) {
             let _ = thread.join();
         }
     }
 
+    fn kick(&self) {
+        lock(&self.threads).iter().for_each(vcpu::kick);
+    }
+
+    /// Time stamps and the end; to be waited for or polled.
+    pub fn events(&self) -> &Arc<Events> {
+        &self.events
+    }
+
     /// Time stamps that the guest asked for.
     pub fn markers(&self) -> Vec<Marker> {
-        self.ports.lock().unwrap_or_else(std::sync::PoisonError::into_inner).marker.markers().to_vec()
+        self.events.markers()
+    }
+
+    /// How KVM runs this guest.
+    pub fn kind(&self) -> KvmKind {
+        self.kind
     }
 
     /// The last lines of the guest's console.
     pub fn console_tail(&self, lines: usize) -> String {
-        self.ports.lock().unwrap_or_else(std::sync::PoisonError::into_inner).console.last_lines(lines)
+        lock(&self.ports).console.last_lines(lines)
     }
 
-    /// Exits of all vCPUs that have ended, by reason.
+    /// Exits of all vCPUs so far, by reason.
     pub fn exit_counts(&self) -> ExitCounts {
-        self.counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.counters.read()
     }
 }
 

@@ -5,7 +5,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-use rkvm_vmm::{End, Host, VmConfig, build};
+use rkvm_vmm::{Console, End, Host, Image, VmConfig, build};
 
 const LOAD_ADDRESS: u64 = 0x20_0000;
 
@@ -38,18 +38,15 @@ fn elf(code: &[u8]) -> tempfile::NamedTempFile {
     out
 }
 
+fn config(code: &[u8], vcpus: u8) -> VmConfig {
+    let mut config = VmConfig::new(Image::open(elf(code).path()).unwrap());
+    (config.vcpus, config.memory_mib) = (vcpus, 32);
+    config.console = Console::Unset;
+    config
+}
+
 fn run(code: &[u8], vcpus: u8) -> (End, Vec<u8>, String) {
-    let kernel = elf(code);
-    let config = VmConfig {
-        kernel: kernel.path().into(),
-        initrd: None,
-        cmdline: String::new(),
-        disks: vec![],
-        vsock: None,
-        vcpus,
-        memory_mib: 32,
-    };
-    let mut machine = build(&Host::open().unwrap(), &config, None).unwrap();
+    let machine = build(&Host::open().unwrap(), config(code, vcpus)).unwrap();
     machine.start().unwrap();
     let end = machine.wait(Some(Duration::from_secs(20)));
     let markers = machine.markers();
@@ -101,17 +98,7 @@ fn a_guest_that_only_spins_is_stopped_in_time() {
 }
 
 fn run_limited(code: &[u8], limit: Duration) -> End {
-    let kernel = elf(code);
-    let config = VmConfig {
-        kernel: kernel.path().into(),
-        initrd: None,
-        cmdline: String::new(),
-        disks: vec![],
-        vsock: None,
-        vcpus: 1,
-        memory_mib: 32,
-    };
-    let mut machine = build(&Host::open().unwrap(), &config, None).unwrap();
+    let machine = build(&Host::open().unwrap(), config(code, 1)).unwrap();
     machine.start().unwrap();
     machine.wait(Some(limit))
 }
@@ -121,25 +108,17 @@ fn settings_out_of_range_and_files_that_are_no_kernel_are_named() {
     if !has_kvm() {
         return;
     }
-    let kernel = elf(&[0xf4]);
-    let config = |kernel: &std::path::Path, vcpus, memory_mib| VmConfig {
-        kernel: kernel.into(),
-        initrd: None,
-        cmdline: String::new(),
-        disks: vec![],
-        vsock: None,
-        vcpus,
-        memory_mib,
-    };
     let host = Host::open().unwrap();
-    let text = |config: &VmConfig| build(&host, config, None).unwrap_err().to_string();
-    assert!(text(&config(kernel.path(), 0, 32)).contains("vcpus is 0"));
-    assert!(text(&config(kernel.path(), 1, 1)).contains("memory (MiB) is 1"));
-    assert!(text(&config("/nonexistent".as_ref(), 1, 32)).contains("cannot read /nonexistent"));
-    assert!(
-        text(&config(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").as_ref(), 1, 32))
-            .contains("is not a kernel")
-    );
-    let long = VmConfig { cmdline: "x".repeat(5000), ..config(kernel.path(), 1, 32) };
-    assert!(text(&long).contains("at most 2047"), "{}", text(&long));
+    let text = |change: &dyn Fn(&mut VmConfig)| {
+        let mut config = config(&[0xf4], 1);
+        change(&mut config);
+        build(&host, config).unwrap_err().to_string()
+    };
+    assert!(text(&|c| c.vcpus = 0).contains("vcpus is 0"));
+    assert!(text(&|c| c.memory_mib = 1).contains("memory (MiB) is 1"));
+    assert!(text(&|c| c.cmdline = "x".repeat(5000)).contains("at most 2047"));
+    let manifest: &std::path::Path = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").as_ref();
+    assert!(text(&|c| c.kernel = Image::open(manifest).unwrap()).contains("is not a kernel"));
+    let missing = Image::open("/nonexistent".as_ref()).unwrap_err().to_string();
+    assert!(missing.contains("cannot read /nonexistent"));
 }

@@ -4,12 +4,12 @@ mod boot_marker;
 mod mmio_bus;
 mod serial;
 
-pub use boot_marker::{BootMarker, MARKER_PORT, Marker};
+pub use boot_marker::{BootMarker, MARKER_PORT};
 pub use mmio_bus::MmioBus;
-pub use serial::{Console, SERIAL_IRQ, SERIAL_PORT};
+pub use serial::{SERIAL_IRQ, SERIAL_PORT, SerialConsole};
 
 use crate::error::Result;
-use crate::vm::End;
+use crate::events::End;
 
 /// Keyboard controller's command port, whose only use left is the reset line.
 const RESET_PORT: u16 = 0x64;
@@ -21,8 +21,8 @@ const RESET_READY: u8 = 0;
 #[derive(Debug)]
 pub struct PortBus {
     /// First serial port.
-    pub console: Console,
-    /// Time stamps and the exit code.
+    pub console: SerialConsole,
+    /// Time stamps, and the end.
     pub marker: BootMarker,
 }
 

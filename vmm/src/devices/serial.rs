@@ -7,6 +7,7 @@ use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::error::{Error, Result};
+use crate::events::End;
 
 /// First I/O port of COM1; eight ports.
 pub const SERIAL_PORT: u16 = 0x3f8;
@@ -14,6 +15,12 @@ pub const SERIAL_PORT: u16 = 0x3f8;
 pub const SERIAL_IRQ: u32 = 4;
 /// How much console output is kept, bytes: a guest that prints without end must not make the host's memory grow.
 const TAIL_BYTES: usize = 16 << 10;
+
+/// Linux's words before a panic's message (kernel/panic.c).
+const PANIC: &str = "Kernel panic - not syncing: ";
+/// How the message begins when no memory is left (mm/oom_kill.c).
+const OUT_OF_MEMORY: &str = "Out of memory";
+const DEADLOCKED_ON_MEMORY: &str = "System is deadlocked on memory";
 
 /// Raises the port's interrupt line.
 #[derive(Debug)]
@@ -50,17 +57,17 @@ impl Write for Output {
 }
 
 /// The port.
-pub struct Console {
+pub struct SerialConsole {
     serial: Serial<Line, vm_superio::serial::NoEvents, Output>,
 }
 
-impl std::fmt::Debug for Console {
+impl std::fmt::Debug for SerialConsole {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Console").field("kept", &self.serial.writer().tail.len()).finish()
+        f.debug_struct("SerialConsole").field("kept", &self.serial.writer().tail.len()).finish()
     }
 }
 
-impl Console {
+impl SerialConsole {
     /// A port that raises `interrupt` and passes its output to `sink`.
     pub fn new(interrupt: EventFd, sink: Option<Box<dyn Write + Send>>) -> Self {
         Self { serial: Serial::new(Line(interrupt), Output { tail: VecDeque::new(), sink }) }
@@ -89,9 +96,25 @@ impl Console {
 
     /// The last lines of output, at most `lines`.
     pub fn last_lines(&self, lines: usize) -> String {
-        let tail: Vec<u8> = self.serial.writer().tail.iter().copied().collect();
-        let text = String::from_utf8_lossy(&tail);
+        let text = self.tail();
         let all: Vec<&str> = text.lines().collect();
         all[all.len().saturating_sub(lines)..].join("\n")
+    }
+
+    /// What a guest that has crashed said about it: a Linux kernel's panic message.
+    pub fn panic(&self) -> Option<End> {
+        let text = self.tail();
+        let message = text.lines().rev().find_map(|line| line.split_once(PANIC))?.1.trim();
+        Some(match message {
+            text if text.starts_with(OUT_OF_MEMORY) || text.starts_with(DEADLOCKED_ON_MEMORY) => {
+                End::OutOfMemory(text.to_owned())
+            }
+            text => End::Panic(text.to_owned()),
+        })
+    }
+
+    fn tail(&self) -> String {
+        let tail: Vec<u8> = self.serial.writer().tail.iter().copied().collect();
+        String::from_utf8_lossy(&tail).into_owned()
     }
 }

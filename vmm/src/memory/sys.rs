@@ -1,12 +1,57 @@
-//! The one unsafe step of memory registration.
+//! The unsafe steps of guest memory: mapping, registration, release.
+
+use std::io;
+use std::ptr;
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
+use vm_memory::{GuestRegionMmap, MmapRegion};
 
+use crate::config::HugePages;
 use crate::error::{Error, Result};
 
-/// Gives KVM a region that lies within a mapping of [`super::GuestMemory`].
+const HUGE_PAGE: usize = 2 << 20;
+const PROTECTION: i32 = libc::PROT_READ | libc::PROT_WRITE;
+const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+
+/// Maps `bytes` of zeros at a multiple of 2 MiB, for good.
+pub(super) fn map(
+    bytes: usize,
+    huge_pages: HugePages,
+) -> std::result::Result<MmapRegion, Box<dyn std::error::Error + Send + Sync>> {
+    let area = bytes + HUGE_PAGE;
+    // SAFETY: a new mapping at an address of the kernel's choice.
+    let start = unsafe { libc::mmap(ptr::null_mut(), area, PROTECTION, FLAGS, -1, 0) };
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error().into());
+    }
+    let before = start.align_offset(HUGE_PAGE);
+    let aligned = start.cast::<u8>().wrapping_add(before);
+    // SAFETY: both ranges are parts of the mapping that has just been made, beside the one that is used.
+    unsafe {
+        if before > 0 {
+            libc::munmap(start, before);
+        }
+        libc::munmap(aligned.add(bytes).cast(), HUGE_PAGE - before);
+    }
+    let advice = match huge_pages {
+        HugePages::Transparent => libc::MADV_HUGEPAGE,
+        HugePages::Never => libc::MADV_NOHUGEPAGE,
+    };
+    // SAFETY: the range is mapped. A kernel without huge pages refuses the advice, which changes nothing but speed.
+    unsafe { libc::madvise(aligned.cast(), bytes, advice) };
+    // SAFETY: the range is mapped with these flags and is never unmapped.
+    unsafe { MmapRegion::build_raw(aligned, bytes, PROTECTION, FLAGS) }.map_err(Into::into)
+}
+
+/// Gives KVM a region that lies within a mapping of [`super::Ram`].
 pub(super) fn set_region(vm: &VmFd, region: kvm_userspace_memory_region) -> Result<()> {
-    // SAFETY: address and size are those of a live mapping, and `Microvm` keeps the mapping until the VM's last vCPU has ended.
+    // SAFETY: address and size are those of a mapping that stays for the process's life.
     unsafe { vm.set_user_memory_region(region) }.map_err(Error::kvm("register guest memory"))
+}
+
+/// Gives the pages of `region` back; it reads as zeros from now on.
+pub(super) fn release(region: &GuestRegionMmap<()>) {
+    // SAFETY: the range is mapped for good, and nobody refers to guest memory by Rust references.
+    unsafe { libc::madvise(region.as_ptr().cast(), region.size(), libc::MADV_DONTNEED) };
 }

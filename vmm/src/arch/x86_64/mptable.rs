@@ -25,12 +25,13 @@ const INTERRUPT_EXTERNAL: u8 = 3;
 const ALL_LOCAL_APICS: u8 = 0xff;
 const HEADER_BYTES: u16 = 44;
 
-/// Writes the table for `vcpus` processors.
+/// Writes the table for `vcpus` processors and the interrupt lines `lines` of the IO-APIC. Only lines in use are named: the guest sets up
+/// each with several accesses that trap.
 ///
 /// # Errors
 /// Guest memory is too small.
-pub fn write(memory: &GuestMemory, vcpus: u8) -> Result<()> {
-    let table = table(vcpus);
+pub fn write(memory: &GuestMemory, vcpus: u8, lines: &[u32]) -> Result<()> {
+    let table = table(vcpus, lines);
     memory.write_slice(&table, GuestAddress(layout::MP_TABLE)).map_err(Error::write("the MP table"))?;
     let mut pointer = [0_u8; 16];
     pointer[0..4].copy_from_slice(b"_MP_");
@@ -46,7 +47,7 @@ fn checksum(bytes: &[u8]) -> u8 {
     bytes.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte)).wrapping_neg()
 }
 
-fn table(vcpus: u8) -> Vec<u8> {
+fn table(vcpus: u8, lines: &[u32]) -> Vec<u8> {
     let io_apic_id = vcpus;
     let mut entries = Vec::new();
     let mut count = 0_u16;
@@ -64,7 +65,8 @@ fn table(vcpus: u8) -> Vec<u8> {
     }
     push(&[&[ENTRY_BUS, 0][..], b"ISA   "].concat());
     push(&[&[ENTRY_IO_APIC, io_apic_id, APIC_VERSION, 1][..], &layout::IO_APIC.to_le_bytes()].concat());
-    for line in 0..=layout::LAST_IRQ as u8 {
+    for line in lines {
+        let line = *line as u8;
         push(&[ENTRY_IO_INTERRUPT, INTERRUPT_VECTORED, 0, 0, 0, line, io_apic_id, line]);
     }
     push(&[ENTRY_LOCAL_INTERRUPT, INTERRUPT_EXTERNAL, 0, 0, 0, 0, 0, 0]);
@@ -92,8 +94,9 @@ mod tests {
 
     #[test]
     fn sums_are_zero_and_the_largest_table_ends_before_boot_params() {
+        let lines: Vec<u32> = (0..=layout::LAST_IRQ).collect();
         for vcpus in [1, 2, MAX_VCPUS] {
-            let table = table(vcpus);
+            let table = table(vcpus, &lines);
             assert_eq!(table.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte)), 0);
             assert_eq!(usize::from(u16::from_le_bytes([table[4], table[5]])), table.len());
             assert!(layout::MP_TABLE + table.len() as u64 <= layout::BOOT_PARAMS);

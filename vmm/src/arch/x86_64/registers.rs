@@ -15,7 +15,9 @@ const CR4_PAE: u64 = 1 << 5;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 const RFLAGS_RESERVED: u64 = 1 << 1;
-const PAGE_PRESENT_WRITABLE: u64 = 0x3;
+/// Present, writable, user. The user bit is for PVM hosts, which run the guest's kernel in ring 3: with it at every level the kernel is
+/// native from its first instruction.
+const PAGE_FLAGS: u64 = 0x7;
 const PAGE_LARGE: u64 = 1 << 7;
 const MSR_IA32_MISC_ENABLE: u32 = 0x1a0;
 const MISC_ENABLE_FAST_STRING: u64 = 1;
@@ -39,13 +41,11 @@ pub fn write_tables(memory: &GuestMemory) -> Result<()> {
     memory.write_obj(0_u64, GuestAddress(layout::IDT)).map_err(Error::write("the interrupt table"))?;
     let mut page_directory = Vec::with_capacity(4096);
     for entry in 0..512_u64 {
-        page_directory.extend_from_slice(&((entry << 21) | PAGE_PRESENT_WRITABLE | PAGE_LARGE).to_le_bytes());
+        page_directory.extend_from_slice(&((entry << 21) | PAGE_FLAGS | PAGE_LARGE).to_le_bytes());
     }
     memory
-        .write_obj(layout::PDPT | PAGE_PRESENT_WRITABLE, GuestAddress(layout::PML4))
-        .and_then(|()| {
-            memory.write_obj(layout::PAGE_DIRECTORY | PAGE_PRESENT_WRITABLE, GuestAddress(layout::PDPT))
-        })
+        .write_obj(layout::PDPT | PAGE_FLAGS, GuestAddress(layout::PML4))
+        .and_then(|()| memory.write_obj(layout::PAGE_DIRECTORY | PAGE_FLAGS, GuestAddress(layout::PDPT)))
         .and_then(|()| memory.write_slice(&page_directory, GuestAddress(layout::PAGE_DIRECTORY)))
         .map_err(Error::write("the page tables"))
 }

@@ -58,9 +58,20 @@ impl Block {
     /// # Errors
     /// It cannot be opened in that way, or its size is not a whole number of sectors.
     pub fn open(path: &Path, access: Access, id: &str) -> Result<Self> {
-        let error = |source| Error::OpenDisk { path: PathBuf::from(path), source };
-        let mut file =
-            OpenOptions::new().read(true).write(access == Access::ReadWrite).open(path).map_err(error)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(access == Access::ReadWrite)
+            .open(path)
+            .map_err(|source| Error::OpenDisk { path: PathBuf::from(path), source })?;
+        Self::new(file, path, access, id)
+    }
+
+    /// As [`Block::open`], over an open file that errors call `name`.
+    ///
+    /// # Errors
+    /// Its size is not a whole number of sectors.
+    pub fn new(mut file: File, name: &Path, access: Access, id: &str) -> Result<Self> {
+        let error = |source| Error::OpenDisk { path: PathBuf::from(name), source };
         // Works for files and block devices alike.
         let bytes = file.seek(SeekFrom::End(0)).map_err(error)?;
         if bytes == 0 || bytes % SECTOR_BYTES != 0 {
