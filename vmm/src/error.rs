@@ -52,6 +52,17 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// A tap cannot be used.
+    #[error(
+        "cannot use {name} as a tap; the module tun and CAP_NET_ADMIN in its network namespace are needed"
+    )]
+    OpenTap {
+        /// The interface.
+        name: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// A Unix socket cannot be made.
     #[error("cannot listen at {path}")]
     Listen {

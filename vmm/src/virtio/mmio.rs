@@ -20,9 +20,10 @@ use virtio_bindings::virtio_mmio::{
     VIRTIO_MMIO_QUEUE_USED_LOW, VIRTIO_MMIO_STATUS, VIRTIO_MMIO_VENDOR_ID, VIRTIO_MMIO_VERSION,
 };
 use virtio_queue::{Queue, QueueT};
+use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{Activation, FEATURE_EVENT_IDX, Handler, Interrupt, VirtioDevice};
+use super::{Activation, FEATURE_EVENT_IDX, FEATURE_VERSION_1, Handler, Interrupt, VirtioDevice};
 use crate::memory::GuestMemory;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"virt");
@@ -30,6 +31,9 @@ const VERSION_MODERN: u32 = 2;
 const VENDOR: u32 = u32::from_le_bytes(*b"rkvm");
 /// Register that a driver writes to notify a queue; KVM signals the queue's descriptor without an exit.
 pub const NOTIFY_OFFSET: u64 = virtio_bindings::virtio_mmio::VIRTIO_MMIO_QUEUE_NOTIFY as u64;
+/// Registers of the selected shared memory region.
+const SHM_LEN_LOW: u32 = 0xb0;
+const SHM_BASE_HIGH: u32 = 0xbc;
 const CONFIG: u64 = VIRTIO_MMIO_CONFIG as u64;
 
 /// Status values in the order in which a driver goes through them.
@@ -43,6 +47,17 @@ const STEPS: [u32; 4] = [
         | VIRTIO_CONFIG_S_DRIVER_OK,
 ];
 
+/// What the driver has said of a queue. Checked as a whole when the device starts.
+#[derive(Debug, Clone, Copy)]
+struct QueueRegisters {
+    max: u16,
+    size: u32,
+    ready: bool,
+    descriptors: u64,
+    available: u64,
+    used: u64,
+}
+
 /// One device's window.
 pub struct MmioTransport {
     device: Box<dyn VirtioDevice>,
@@ -50,9 +65,10 @@ pub struct MmioTransport {
     interrupt: Interrupt,
     loop_endpoint: RemoteEndpoint<Handler>,
     handler: Option<event_manager::SubscriberId>,
-    queues: Vec<Queue>,
+    queues: Vec<QueueRegisters>,
     notifiers: Vec<Arc<EventFd>>,
     status: u32,
+    /// What the driver has accepted; what it may not have accepted too, until it says that it is done.
     features: u64,
     device_features_page: u32,
     driver_features_page: u32,
@@ -70,9 +86,6 @@ impl std::fmt::Debug for MmioTransport {
 
 impl MmioTransport {
     /// A window for `device`; `notifiers` has one descriptor a queue.
-    ///
-    /// # Panics
-    /// A queue size of the device is not a power of two: a mistake in the device, not in its input.
     pub fn new(
         device: Box<dyn VirtioDevice>,
         memory: GuestMemory,
@@ -80,7 +93,7 @@ impl MmioTransport {
         notifiers: Vec<Arc<EventFd>>,
         loop_endpoint: RemoteEndpoint<Handler>,
     ) -> Self {
-        let queues = new_queues(device.as_ref());
+        let queues = unset_queues(device.as_ref());
         Self {
             device,
             memory,
@@ -100,12 +113,8 @@ impl MmioTransport {
     /// The guest reads at `offset` of the window.
     pub fn read(&self, offset: u64, data: &mut [u8]) {
         if offset >= CONFIG {
-            // Any width and alignment; what lies behind the end of the configuration reads as zero.
             let start = usize::try_from(offset - CONFIG).unwrap_or(usize::MAX);
-            let config = self.device.config();
-            for (index, byte) in data.iter_mut().enumerate() {
-                *byte = start.checked_add(index).and_then(|at| config.get(at)).copied().unwrap_or(0);
-            }
+            self.device.read_config(start, data);
             return;
         }
         data.fill(0);
@@ -126,25 +135,33 @@ impl MmioTransport {
                 _ => 0,
             },
             VIRTIO_MMIO_QUEUE_NUM_MAX => {
-                self.queues.get(self.queue_selected).map_or(0, |queue| queue.max_size().into())
+                self.queues.get(self.queue_selected).map_or(0, |queue| queue.max.into())
             }
             VIRTIO_MMIO_QUEUE_READY => {
-                self.queues.get(self.queue_selected).map_or(0, |queue| queue.ready().into())
+                self.queues.get(self.queue_selected).map_or(0, |queue| queue.ready.into())
             }
             VIRTIO_MMIO_INTERRUPT_STATUS => self.interrupt.status(),
+            VIRTIO_MMIO_STATUS if self.interrupt.wants_reset() => self.status | VIRTIO_CONFIG_S_NEEDS_RESET,
             VIRTIO_MMIO_STATUS => self.status,
-            // No device changes its configuration while it runs.
-            VIRTIO_MMIO_CONFIG_GENERATION => 0,
+            // No device has shared memory: the length and the base of any region read as ones (section 4.2.2).
+            SHM_LEN_LOW..=SHM_BASE_HIGH => u32::MAX,
+            VIRTIO_MMIO_CONFIG_GENERATION => self.device.config_generation(),
             _ => 0,
         }
     }
 
     /// The guest writes at `offset` of the window.
     pub fn write(&mut self, offset: u64, data: &[u8]) {
+        if offset >= CONFIG {
+            if self.status & VIRTIO_CONFIG_S_DRIVER != 0 {
+                let start = usize::try_from(offset - CONFIG).unwrap_or(usize::MAX);
+                self.device.write_config(start, data);
+            }
+            return;
+        }
         let Ok(bytes) = <[u8; 4]>::try_from(data) else { return };
         let value = u32::from_le_bytes(bytes);
-        let Ok(register) = u32::try_from(offset) else { return };
-        match register {
+        match offset as u32 {
             VIRTIO_MMIO_DEVICE_FEATURES_SEL => self.device_features_page = value,
             VIRTIO_MMIO_DRIVER_FEATURES_SEL => self.driver_features_page = value,
             VIRTIO_MMIO_DRIVER_FEATURES if self.status == STEPS[1] => self.accept_features(value),
@@ -152,33 +169,41 @@ impl MmioTransport {
             VIRTIO_MMIO_INTERRUPT_ACK => self.interrupt.acknowledge(value),
             VIRTIO_MMIO_STATUS => self.set_status(value),
             // Queues can be set up only between the agreement on features and the start.
-            _ if self.status == STEPS[2] => self.set_queue(register, value),
+            register if self.status == STEPS[2] => self.set_queue(register, value),
+            VIRTIO_MMIO_QUEUE_READY if value == 0 && self.is_running() => self.stop_queue(),
             _ => {}
         }
     }
 
+    fn is_running(&self) -> bool {
+        self.handler.is_some()
+    }
+
     fn accept_features(&mut self, value: u32) {
-        let page = match self.driver_features_page {
-            0 => u64::from(value),
-            1 => u64::from(value) << 32,
-            _ => return,
-        };
-        // Features that were not offered must not reach a device that never heard of them.
-        self.features |= page & self.device.features();
+        match self.driver_features_page {
+            0 => self.features = self.features & !u64::from(u32::MAX) | u64::from(value),
+            1 => self.features = self.features & u64::from(u32::MAX) | u64::from(value) << 32,
+            // There are 64 of them. What the driver accepts beyond was not offered either.
+            _ if value != 0 => self.features |= !self.device.features(),
+            _ => {}
+        }
     }
 
     fn set_queue(&mut self, register: u32, value: u32) {
         let Some(queue) = self.queues.get_mut(self.queue_selected) else { return };
+        let low = |address: &mut u64| *address = *address & !u64::from(u32::MAX) | u64::from(value);
+        let high = |address: &mut u64| *address = *address & u64::from(u32::MAX) | u64::from(value) << 32;
         match register {
-            // Sizes that are no power of two or above the maximum are refused by the queue itself.
-            VIRTIO_MMIO_QUEUE_NUM => queue.set_size(u16::try_from(value).unwrap_or(0)),
-            VIRTIO_MMIO_QUEUE_READY => queue.set_ready(value == 1),
-            VIRTIO_MMIO_QUEUE_DESC_LOW => queue.set_desc_table_address(Some(value), None),
-            VIRTIO_MMIO_QUEUE_DESC_HIGH => queue.set_desc_table_address(None, Some(value)),
-            VIRTIO_MMIO_QUEUE_AVAIL_LOW => queue.set_avail_ring_address(Some(value), None),
-            VIRTIO_MMIO_QUEUE_AVAIL_HIGH => queue.set_avail_ring_address(None, Some(value)),
-            VIRTIO_MMIO_QUEUE_USED_LOW => queue.set_used_ring_address(Some(value), None),
-            VIRTIO_MMIO_QUEUE_USED_HIGH => queue.set_used_ring_address(None, Some(value)),
+            VIRTIO_MMIO_QUEUE_READY => queue.ready = value == 1,
+            // A queue that is ready has the size and the addresses that it has.
+            _ if queue.ready => {}
+            VIRTIO_MMIO_QUEUE_NUM => queue.size = value,
+            VIRTIO_MMIO_QUEUE_DESC_LOW => low(&mut queue.descriptors),
+            VIRTIO_MMIO_QUEUE_DESC_HIGH => high(&mut queue.descriptors),
+            VIRTIO_MMIO_QUEUE_AVAIL_LOW => low(&mut queue.available),
+            VIRTIO_MMIO_QUEUE_AVAIL_HIGH => high(&mut queue.available),
+            VIRTIO_MMIO_QUEUE_USED_LOW => low(&mut queue.used),
+            VIRTIO_MMIO_QUEUE_USED_HIGH => high(&mut queue.used),
             _ => {}
         }
     }
@@ -188,30 +213,44 @@ impl MmioTransport {
             return self.reset();
         }
         if value & VIRTIO_CONFIG_S_FAILED != 0 {
+            // The driver has given up on the device, which then has no business in the driver's memory.
+            self.stop();
             self.status |= VIRTIO_CONFIG_S_FAILED;
             return;
         }
-        let next = STEPS.iter().position(|step| *step == self.status).map_or(0, |index| index + 1);
-        if STEPS.get(next) != Some(&value) || (self.status == 0 && next != 0) {
+        let next = match self.status {
+            0 => 0,
+            status => match STEPS.iter().position(|step| *step == status) {
+                Some(index) => index + 1,
+                None => return,
+            },
+        };
+        if STEPS.get(next) != Some(&value) {
+            return;
+        }
+        // A driver looks whether this step was taken: the device refuses what it has not offered and drivers before virtio 1.
+        if value == STEPS[2] && !self.features_fit() {
             return;
         }
         self.status = value;
-        if value == STEPS[3] && !self.activate() {
-            self.status |= VIRTIO_CONFIG_S_NEEDS_RESET;
+        if value == STEPS[3] && self.activate().is_none() {
+            self.interrupt.needs_reset();
         }
     }
 
-    fn activate(&mut self) -> bool {
-        let event_idx = self.features & FEATURE_EVENT_IDX != 0;
+    fn features_fit(&self) -> bool {
+        self.features & !self.device.features() == 0 && self.features & FEATURE_VERSION_1 != 0
+    }
+
+    fn activate(&mut self) -> Option<()> {
         let mut queues = Vec::with_capacity(self.queues.len());
-        for (queue, notifier) in self.queues.iter_mut().zip(&self.notifiers) {
-            queue.set_event_idx(event_idx);
-            // `is_valid` checks that the queue is ready and that its three areas lie in guest memory.
-            if !queue.is_valid(&self.memory) {
-                return false;
-            }
-            let Ok(notifier) = notifier.try_clone() else { return false };
-            queues.push((std::mem::replace(queue, Self::placeholder()), notifier));
+        for (index, (registers, notifier)) in self.queues.iter().zip(&self.notifiers).enumerate() {
+            let queue = match registers.ready {
+                true => registers.queue(&self.memory, self.features)?,
+                false if index >= self.device.required_queues() => registers.unused()?,
+                false => return None,
+            };
+            queues.push((queue, notifier.try_clone().ok()?));
         }
         let activation = Activation {
             memory: self.memory.clone(),
@@ -219,36 +258,70 @@ impl MmioTransport {
             queues,
             features: self.features,
         };
-        let Ok(handler) = self.device.activate(activation) else { return false };
+        let handler = self.device.activate(activation).ok()?;
         self.handler = self
             .loop_endpoint
             .call_blocking(move |manager| -> Result<_, event_manager::Error> {
                 Ok(manager.add_subscriber(handler))
             })
             .ok();
-        self.handler.is_some()
+        // A driver may have filled its queues, and notified them, before this.
+        self.notifiers.iter().for_each(|notifier| drop(notifier.write(1)));
+        self.handler.map(drop)
+    }
+
+    /// Takes the queues from the device. When this returns it does not touch the guest's memory any more.
+    fn stop(&mut self) {
+        if let Some(handler) = self.handler.take() {
+            // Dropped here and not by the event loop: a handler may have to wait for a slow medium.
+            let handler = self.loop_endpoint.call_blocking(move |manager| manager.remove_subscriber(handler));
+            drop(handler);
+        }
+        self.queues.iter_mut().for_each(|queue| queue.ready = false);
+    }
+
+    /// The driver takes a queue from a running device. No driver does that without a reset, so the device may stop altogether.
+    fn stop_queue(&mut self) {
+        self.stop();
+        self.interrupt.needs_reset();
     }
 
     fn reset(&mut self) {
-        if let Some(handler) = self.handler.take() {
-            let _ =
-                self.loop_endpoint.call_blocking(move |manager| manager.remove_subscriber(handler).map(drop));
-        }
-        self.queues = new_queues(self.device.as_ref());
-        self.interrupt.acknowledge(u32::MAX);
+        self.stop();
+        self.queues = unset_queues(self.device.as_ref());
+        self.interrupt.reset();
         (self.status, self.features, self.queue_selected) = (0, 0, 0);
         (self.device_features_page, self.driver_features_page) = (0, 0);
     }
+}
 
-    /// A queue in place of one that has moved to the handler.
-    #[allow(clippy::expect_used)]
-    fn placeholder() -> Queue {
-        Queue::new(1).expect("1 is a power of two")
+impl QueueRegisters {
+    /// The queue, if its size is possible and its three areas are aligned and lie in guest memory.
+    fn queue(&self, memory: &GuestMemory, features: u64) -> Option<Queue> {
+        let mut queue = Queue::new(self.max).ok()?;
+        queue.try_set_size(u16::try_from(self.size).ok()?).ok()?;
+        queue.try_set_desc_table_address(GuestAddress(self.descriptors)).ok()?;
+        queue.try_set_avail_ring_address(GuestAddress(self.available)).ok()?;
+        queue.try_set_used_ring_address(GuestAddress(self.used)).ok()?;
+        queue.set_event_idx(features & FEATURE_EVENT_IDX != 0);
+        queue.set_ready(true);
+        queue.is_valid(memory).then_some(queue)
+    }
+
+    /// A queue that the driver does not use: nothing is ever taken from it.
+    fn unused(&self) -> Option<Queue> {
+        Queue::new(self.max).ok()
     }
 }
 
-#[allow(clippy::expect_used)]
-fn new_queues(device: &dyn VirtioDevice) -> Vec<Queue> {
-    let new = |size: &u16| Queue::new(*size).expect("queue sizes of a device are powers of two");
-    device.queue_sizes().iter().map(new).collect()
+fn unset_queues(device: &dyn VirtioDevice) -> Vec<QueueRegisters> {
+    let unset = |max: &u16| QueueRegisters {
+        max: *max,
+        size: 0,
+        ready: false,
+        descriptors: 0,
+        available: 0,
+        used: 0,
+    };
+    device.queue_sizes().iter().map(unset).collect()
 }

@@ -5,11 +5,12 @@
 pub mod block;
 pub mod mmio;
 pub mod net;
+pub mod queue;
 pub mod rng;
 pub mod vsock;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use event_manager::MutEventSubscriber;
 use virtio_queue::Queue;
@@ -22,6 +23,9 @@ use crate::memory::GuestMemory;
 pub const FEATURE_VERSION_1: u64 = 1 << virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 /// VIRTIO_F_RING_EVENT_IDX: fewer notifications, so fewer exits.
 pub const FEATURE_EVENT_IDX: u64 = 1 << virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+
+/// VIRTIO_F_INDIRECT_DESC: a request of many parts takes one place of the ring.
+pub const FEATURE_INDIRECT: u64 = 1 << virtio_bindings::virtio_ring::VIRTIO_RING_F_INDIRECT_DESC;
 
 /// A handler on the event loop.
 pub type Handler = Box<dyn MutEventSubscriber + Send>;
@@ -40,7 +44,30 @@ pub trait VirtioDevice: Send {
     /// The device's configuration space; reads beyond its end give zeros.
     fn config(&self) -> &[u8];
 
-    /// Moves the queues to a handler for the event loop. Called once, when the driver says DRIVER_OK.
+    /// Reads the configuration space from `offset` on, at any width and alignment. For devices whose configuration changes while
+    /// they run; the others have [`Self::config`].
+    fn read_config(&self, offset: usize, data: &mut [u8]) {
+        let config = self.config().get(offset..).unwrap_or_default();
+        let count = data.len().min(config.len());
+        data[..count].copy_from_slice(&config[..count]);
+        data[count..].fill(0);
+    }
+
+    /// The driver writes to the configuration space. What it may not write is ignored.
+    fn write_config(&mut self, _offset: usize, _data: &[u8]) {}
+
+    /// A number that is another one after each change of the configuration space.
+    fn config_generation(&self) -> u32 {
+        0
+    }
+
+    /// How many queues, from the first on, the driver must have set up before it may start the device.
+    fn required_queues(&self) -> usize {
+        self.queue_sizes().len()
+    }
+
+    /// Moves the queues to a handler for the event loop. Called when the driver says DRIVER_OK: once after each reset. The
+    /// handler is dropped when the driver resets the device; it must not touch the guest's memory after that.
     ///
     /// # Errors
     /// A resource of the host is missing; the device then says NEEDS_RESET.
@@ -61,32 +88,72 @@ pub struct Activation {
 }
 
 /// The device's interrupt: a status that the driver reads, and a line.
+///
+/// A driver reads the status, acknowledges what it has read, and then looks into the queues. An acknowledgement takes back only what had been
+/// read before it, so an event that comes between the two is not lost, and neither is one that comes after: it raises the line again.
 #[derive(Debug, Clone)]
 pub struct Interrupt {
-    status: Arc<AtomicU32>,
+    shared: Arc<Status>,
     line: Arc<EventFd>,
+}
+
+#[derive(Debug, Default)]
+struct Status {
+    /// Events since the driver's last look.
+    fresh: AtomicU32,
+    /// Events that the driver has seen and not acknowledged.
+    seen: AtomicU32,
+    /// The device cannot go on until the driver resets it.
+    needs_reset: AtomicBool,
 }
 
 impl Interrupt {
     const USED_BUFFER: u32 = 1;
+    const CONFIG_CHANGE: u32 = 2;
 
     /// An interrupt on `line`.
     pub fn new(line: EventFd) -> Self {
-        Self { status: Arc::default(), line: Arc::new(line) }
+        Self { shared: Arc::default(), line: Arc::new(line) }
     }
 
     /// Tells the driver that used buffers are there.
     pub fn used_buffers(&self) {
-        self.status.fetch_or(Self::USED_BUFFER, Ordering::SeqCst);
+        self.raise(Self::USED_BUFFER);
+    }
+
+    /// Tells the driver that the configuration space has changed.
+    pub fn config_changed(&self) {
+        self.raise(Self::CONFIG_CHANGE);
+    }
+
+    /// Tells the driver that the device does nothing more until it is reset.
+    pub fn needs_reset(&self) {
+        self.shared.needs_reset.store(true, Ordering::SeqCst);
+        self.raise(Self::CONFIG_CHANGE);
+    }
+
+    fn raise(&self, event: u32) {
+        self.shared.fresh.fetch_or(event, Ordering::SeqCst);
         // A full counter means that an interrupt is pending already.
         let _ = self.line.write(1);
     }
 
     fn status(&self) -> u32 {
-        self.status.load(Ordering::SeqCst)
+        let fresh = self.shared.fresh.swap(0, Ordering::SeqCst);
+        self.shared.seen.fetch_or(fresh, Ordering::SeqCst) | fresh
     }
 
     fn acknowledge(&self, bits: u32) {
-        self.status.fetch_and(!bits, Ordering::SeqCst);
+        self.shared.seen.fetch_and(!bits, Ordering::SeqCst);
+    }
+
+    fn wants_reset(&self) -> bool {
+        self.shared.needs_reset.load(Ordering::SeqCst)
+    }
+
+    fn reset(&self) {
+        self.shared.fresh.store(0, Ordering::SeqCst);
+        self.shared.seen.store(0, Ordering::SeqCst);
+        self.shared.needs_reset.store(false, Ordering::SeqCst);
     }
 }

@@ -6,16 +6,18 @@ use std::path::Path;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
-use virtio_queue::{DescriptorChain, Queue, QueueT, Writer};
-use vmm_sys_util::eventfd::EventFd;
+use virtio_queue::{DescriptorChain, Writer};
 
-use super::{Activation, FEATURE_EVENT_IDX, FEATURE_VERSION_1, Handler, Interrupt, VirtioDevice};
+use super::queue::VirtQueue;
+use super::{Activation, FEATURE_EVENT_IDX, FEATURE_VERSION_1, Handler, VirtioDevice};
 use crate::error::{Error, Result};
 use crate::memory::GuestMemory;
 
 /// Most random bytes a request: overlapping descriptors let a guest ask for gigabytes with one small chain, and the host would
 /// spend its time on them. A driver that gets less than it asked for asks again (section 5.4.6).
 const MAX_BYTES: usize = 64 << 10;
+/// Requests before other devices get their turn.
+const MAX_REQUESTS_A_TURN: usize = 8;
 
 /// The device.
 #[derive(Debug)]
@@ -53,18 +55,13 @@ impl VirtioDevice for Rng {
     }
 
     fn activate(&mut self, mut activation: Activation) -> Result<Handler> {
-        let (queue, notifier) = activation
+        let queue = activation
             .queues
             .pop()
             .ok_or_else(|| Error::os("start the entropy device")(io::ErrorKind::InvalidInput.into()))?;
         let source = self.source.try_clone().map_err(Error::os("start the entropy device"))?;
-        Ok(Box::new(RngHandler {
-            source,
-            memory: activation.memory,
-            interrupt: activation.interrupt,
-            queue,
-            notifier,
-        }))
+        let queue = VirtQueue::new(queue, &activation.interrupt);
+        Ok(Box::new(RngHandler { source, memory: activation.memory, queue }))
     }
 }
 
@@ -72,35 +69,27 @@ impl VirtioDevice for Rng {
 struct RngHandler {
     source: File,
     memory: GuestMemory,
-    interrupt: Interrupt,
-    queue: Queue,
-    notifier: EventFd,
+    queue: VirtQueue,
 }
 
 impl MutEventSubscriber for RngHandler {
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        let _ = ops.add(Events::new(&self.notifier, EventSet::IN));
+        let _ = ops.add(Events::new(&self.queue, EventSet::IN));
     }
 
     fn process(&mut self, _events: Events, _ops: &mut EventOps<'_>) {
-        let _ = self.notifier.read();
-        loop {
-            let Some(chain) = self.queue.pop_descriptor_chain(&self.memory) else {
-                // Asks for the next notification; a request may have come before the guest could see that.
-                match self.queue.enable_notification(&self.memory) {
-                    Ok(true) => continue,
-                    _ => break,
-                }
-            };
-            let head = chain.head_index();
-            let written = fill(&mut self.source, &self.memory, chain).unwrap_or(0);
-            if self.queue.add_used(&self.memory, head, written).is_err() {
-                return;
+        self.queue.acknowledge();
+        for turn in 0.. {
+            if turn == MAX_REQUESTS_A_TURN {
+                self.queue.come_back();
+                break;
             }
+            let Some(chain) = self.queue.pop(&self.memory) else { break };
+            let head = chain.head_index();
+            let bytes = fill(&mut self.source, &self.memory, chain).unwrap_or(0);
+            self.queue.add_used(&self.memory, head, bytes);
         }
-        if self.queue.needs_notification(&self.memory).unwrap_or(true) {
-            self.interrupt.used_buffers();
-        }
+        self.queue.interrupt(&self.memory);
     }
 }
 

@@ -4,19 +4,19 @@ use std::fs::File;
 use std::io;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
-use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
+use virtio_queue::{DescriptorChain, Queue};
 use vm_memory::{Bytes, GuestMemoryBackend, VolatileSlice};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::receive::{ReceiveBuffers, Refill};
 use super::sys::{self, HEADER_BYTES};
+use super::{Framing, MAX_PACKET};
 use crate::error::{Error, Result};
 use crate::memory::GuestMemory;
-use crate::virtio::{Activation, Interrupt};
+use crate::virtio::Activation;
+use crate::virtio::queue::VirtQueue;
 
-/// Largest packet with its header, bytes: 64 KiB of payload and room for link and virtio headers. A longer chain is dropped
-/// before the host's kernel is made to look at it.
-const MAX_PACKET: usize = (64 << 10) + 64;
-/// Buffers that one packet may be made of, of the 1024 that the kernel takes.
+/// Buffers that one packet of the guest may be made of, of the 1024 that the kernel takes.
 const MAX_SLICES: usize = 256;
 /// Packets a turn and direction, so that a flood does not starve the other devices.
 const MAX_PACKETS_A_TURN: usize = 128;
@@ -31,143 +31,117 @@ const TOKEN_TAP: u32 = 2;
 pub(super) struct NetHandler {
     tap: File,
     memory: GuestMemory,
-    interrupt: Interrupt,
-    rx: (Queue, EventFd),
-    tx: (Queue, EventFd),
-    /// Whether the tap is watched; it is not while the guest offers no buffers.
+    rx: VirtQueue,
+    tx: VirtQueue,
+    buffers: ReceiveBuffers,
+    /// Whether the tap is watched; it is not while the guest offers too few buffers.
     watching: bool,
 }
 
 impl NetHandler {
-    pub(super) fn new(tap: File, activation: Activation) -> Result<Self> {
+    pub(super) fn new(tap: File, activation: Activation, framing: Framing) -> Result<Self> {
         let Ok([rx, tx]) = <[(Queue, EventFd); 2]>::try_from(activation.queues) else {
             return Err(Error::os("start the network device")(io::ErrorKind::InvalidInput.into()));
         };
-        Ok(Self { tap, memory: activation.memory, interrupt: activation.interrupt, rx, tx, watching: true })
+        Ok(Self {
+            tap,
+            memory: activation.memory,
+            rx: VirtQueue::new(rx, &activation.interrupt),
+            tx: VirtQueue::new(tx, &activation.interrupt),
+            buffers: ReceiveBuffers::new(framing),
+            watching: true,
+        })
     }
 
     fn watch(&mut self, wanted: bool, ops: &mut EventOps<'_>) {
         if wanted != self.watching {
             let events = if wanted { EventSet::IN } else { EventSet::empty() };
-            self.watching = ops.modify(Events::with_data(&self.tap, TOKEN_TAP, events)).is_ok() == wanted;
+            if ops.modify(Events::with_data(&self.tap, TOKEN_TAP, events)).is_ok() {
+                self.watching = wanted;
+            }
         }
     }
 
     /// Gives packets of the tap to the guest.
     fn receive(&mut self, ops: &mut EventOps<'_>) {
-        let mut used = false;
         for _ in 0..MAX_PACKETS_A_TURN {
-            let Some(chain) = self.rx.0.pop_descriptor_chain(&self.memory) else {
-                if self.rx.0.enable_notification(&self.memory).unwrap_or(false) {
-                    continue;
-                }
+            if self.buffers.refill(&mut self.rx, &self.memory) == Refill::Short {
+                // The guest notifies when it has more buffers.
                 self.watch(false, ops);
                 break;
-            };
-            let head = chain.head_index();
-            let Some(slices) = slices(&self.memory, chain, Side::Writable) else {
-                // A buffer that cannot hold a packet goes back unused.
-                let _ = self.rx.0.add_used(&self.memory, head, 0);
-                used = true;
-                continue;
-            };
-            match sys::read_packet(&self.tap, &slices) {
-                Ok(count) => {
-                    // The tap's header ends before this field, and the driver expects 1.
-                    let _ = slices[0].write_slice(&1_u16.to_le_bytes(), NUM_BUFFERS);
-                    let _ = self.rx.0.add_used(&self.memory, head, count as u32);
-                    used = true;
-                }
-                Err(_) => {
-                    self.rx.0.go_to_previous_position();
-                    break;
-                }
             }
+            self.watch(true, ops);
+            let slices = self.buffers.slices(&self.memory);
+            let Ok(bytes) = sys::read_packet(&self.tap, &slices) else { break };
+            let count = self.buffers.count_for(bytes);
+            if let Some(first) = slices.first() {
+                let _ = first.write_slice(&count.to_le_bytes(), NUM_BUFFERS);
+            }
+            drop(slices);
+            self.rx.add_used_together(&self.memory, self.buffers.take(count, bytes));
         }
-        if used && self.rx.0.needs_notification(&self.memory).unwrap_or(true) {
-            self.interrupt.used_buffers();
-        }
+        self.rx.interrupt(&self.memory);
     }
 
-    /// Gives packets of the guest to the tap; whether more may be waiting.
-    fn transmit(&mut self) -> bool {
-        let mut more = true;
-        let _ = self.tx.0.disable_notification(&self.memory);
-        for _ in 0..MAX_PACKETS_A_TURN {
-            let Some(chain) = self.tx.0.pop_descriptor_chain(&self.memory) else {
-                if self.tx.0.enable_notification(&self.memory).unwrap_or(false) {
-                    continue;
-                }
-                more = false;
+    /// Gives packets of the guest to the tap.
+    fn transmit(&mut self) {
+        self.tx.disable_notification(&self.memory);
+        for turn in 0.. {
+            if turn == MAX_PACKETS_A_TURN {
+                self.tx.come_back();
                 break;
-            };
+            }
+            let Some(chain) = self.tx.pop(&self.memory) else { break };
             let head = chain.head_index();
-            if let Some(slices) = slices(&self.memory, chain, Side::Readable) {
+            if let Some(slices) = packet(&self.memory, chain) {
                 // A packet that the tap does not take is lost, as on a wire.
                 let _ = sys::write_packet(&self.tap, &slices);
             }
-            if self.tx.0.add_used(&self.memory, head, 0).is_err() {
-                more = false;
-                break;
-            }
+            self.tx.add_used(&self.memory, head, 0);
         }
-        if self.tx.0.needs_notification(&self.memory).unwrap_or(true) {
-            self.interrupt.used_buffers();
-        }
-        more
+        self.tx.interrupt(&self.memory);
     }
 }
 
-/// Which descriptors of a chain are wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Side {
-    Readable,
-    Writable,
-}
-
-/// The chain's buffers, checked to lie in guest memory and to be of a packet's size; at least a header.
-fn slices<'a>(
+/// The packet in `chain`, checked to lie in guest memory and to be of a packet's size.
+fn packet<'a>(
     memory: &'a GuestMemory,
     chain: DescriptorChain<&GuestMemory>,
-    side: Side,
 ) -> Option<Vec<VolatileSlice<'a>>> {
     let mut found = Vec::new();
     let mut total = 0_usize;
     for descriptor in chain {
-        if descriptor.is_write_only() != (side == Side::Writable) {
+        if descriptor.is_write_only() {
             return None;
         }
         for slice in memory.get_slices(descriptor.addr(), descriptor.len() as usize) {
             let slice = slice.ok()?;
             total += slice.len();
             found.push(slice);
-            if found.len() > MAX_SLICES || (total > MAX_PACKET && side == Side::Readable) {
+            if found.len() > MAX_SLICES || total > MAX_PACKET {
                 return None;
             }
         }
     }
-    (total >= HEADER_BYTES && found.first().is_some_and(|first| first.len() >= HEADER_BYTES)).then_some(found)
+    (total >= HEADER_BYTES).then_some(found)
 }
 
 impl MutEventSubscriber for NetHandler {
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        let _ = ops.add(Events::with_data(&self.rx.1, TOKEN_RX, EventSet::IN));
-        let _ = ops.add(Events::with_data(&self.tx.1, TOKEN_TX, EventSet::IN));
+        let _ = ops.add(Events::with_data(&self.rx, TOKEN_RX, EventSet::IN));
+        let _ = ops.add(Events::with_data(&self.tx, TOKEN_TX, EventSet::IN));
         let _ = ops.add(Events::with_data(&self.tap, TOKEN_TAP, EventSet::IN));
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
         match events.data() {
             TOKEN_RX => {
-                let _ = self.rx.1.read();
-                self.watch(true, ops);
+                self.rx.acknowledge();
                 self.receive(ops);
             }
             TOKEN_TX => {
-                let _ = self.tx.1.read();
-                if self.transmit() {
-                    let _ = self.tx.1.write(1);
-                }
+                self.tx.acknowledge();
+                self.transmit();
             }
             _ => self.receive(ops),
         }

@@ -2,6 +2,7 @@
 //! 64 KiB crosses in one piece and is cut, if at all, by the host's kernel.
 
 mod handler;
+mod receive;
 mod sys;
 
 use std::fs::File;
@@ -9,16 +10,35 @@ use std::os::fd::OwnedFd;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net::{
-    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6,
-    VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MAC,
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
+    VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_UFO, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4,
+    VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_HOST_UFO, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF,
 };
 
-use super::{Activation, FEATURE_EVENT_IDX, FEATURE_VERSION_1, Handler, VirtioDevice};
+use super::{Activation, FEATURE_EVENT_IDX, FEATURE_INDIRECT, FEATURE_VERSION_1, Handler, VirtioDevice};
 use crate::error::{Error, Result};
 
 const QUEUE_SIZES: [u16; 2] = [256, 256];
 /// `struct virtio_net_config`: address, status.
 const CONFIG_BYTES: usize = 8;
+/// Largest packet with its header, bytes: 64 KiB of payload and room for link and virtio headers. A longer one of the guest is
+/// dropped before the host's kernel is made to look at it.
+const MAX_PACKET: usize = (64 << 10) + 64;
+/// Largest packet that the tap sends to a guest that takes no segments to be cut: an Ethernet frame with a VLAN tag, and the
+/// virtio header. The tap's MTU is an Ethernet's.
+const MAX_FRAME: usize = 1518 + sys::HEADER_BYTES;
+
+/// How a packet lies in the driver's receive buffers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Framing {
+    /// In one buffer, which the driver has made large enough.
+    OneBuffer,
+    /// In as many as it needs; the largest has `largest` bytes.
+    Mergeable {
+        /// Bytes, with the header.
+        largest: usize,
+    },
+}
 
 /// The device.
 #[derive(Debug)]
@@ -43,6 +63,15 @@ impl Net {
     }
 }
 
+/// Opens the tap `name` of the caller's network namespace as [`Net::new`] wants it; it is made if it is not there, and then ends
+/// with the descriptor.
+///
+/// # Errors
+/// The name is empty or longer than 15 bytes, the host has no taps, or the caller may not use this one.
+pub fn open_tap(name: &str) -> Result<OwnedFd> {
+    sys::open_tap(name).map_err(|source| Error::OpenTap { name: name.to_owned(), source })
+}
+
 impl VirtioDevice for Net {
     fn device_type(&self) -> u32 {
         VIRTIO_ID_NET
@@ -56,14 +85,19 @@ impl VirtioDevice for Net {
         [
             VIRTIO_NET_F_CSUM,
             VIRTIO_NET_F_GUEST_CSUM,
+            VIRTIO_NET_F_GUEST_ECN,
             VIRTIO_NET_F_GUEST_TSO4,
             VIRTIO_NET_F_GUEST_TSO6,
+            VIRTIO_NET_F_GUEST_UFO,
+            VIRTIO_NET_F_HOST_ECN,
             VIRTIO_NET_F_HOST_TSO4,
             VIRTIO_NET_F_HOST_TSO6,
+            VIRTIO_NET_F_HOST_UFO,
             VIRTIO_NET_F_MAC,
+            VIRTIO_NET_F_MRG_RXBUF,
         ]
         .into_iter()
-        .fold(FEATURE_VERSION_1 | FEATURE_EVENT_IDX, |features, bit| features | 1 << bit)
+        .fold(FEATURE_VERSION_1 | FEATURE_EVENT_IDX | FEATURE_INDIRECT, |features, bit| features | 1 << bit)
     }
 
     fn config(&self) -> &[u8] {
@@ -77,9 +111,16 @@ impl VirtioDevice for Net {
             checksum: agreed(VIRTIO_NET_F_GUEST_CSUM),
             tcp4: agreed(VIRTIO_NET_F_GUEST_TSO4),
             tcp6: agreed(VIRTIO_NET_F_GUEST_TSO6),
+            ecn: agreed(VIRTIO_NET_F_GUEST_ECN),
+            udp: agreed(VIRTIO_NET_F_GUEST_UFO),
         };
         sys::set_offloads(&self.tap, offloads).map_err(Error::os("set a tap's offloads"))?;
+        let largest = if offloads.tcp4 || offloads.tcp6 || offloads.udp { MAX_PACKET } else { MAX_FRAME };
+        let framing = match agreed(VIRTIO_NET_F_MRG_RXBUF) {
+            true => Framing::Mergeable { largest },
+            false => Framing::OneBuffer,
+        };
         let tap = self.tap.try_clone().map_err(Error::os("share a tap's descriptor"))?;
-        Ok(Box::new(handler::NetHandler::new(tap, activation)?))
+        Ok(Box::new(handler::NetHandler::new(tap, activation, framing)?))
     }
 }
