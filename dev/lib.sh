@@ -6,7 +6,7 @@ BUILD_PACKAGES=(gcc libc6-dev make pkg-config libseccomp-dev)
 # What making the test images needs.
 IMAGE_PACKAGES=(jq dpkg xz-utils zstd ca-certificates)
 # What the demo needs.
-DEMO_PACKAGES=(curl iproute2 nftables procps)
+DEMO_PACKAGES=(erofs-utils curl iproute2 nftables procps)
 # What the tests and benchmarks run or compare with: other runtimes as oracles, a registry on loopback, engines that call
 # rkvm-oci, and tools that look at the host from outside.
 TEST_PACKAGES=(

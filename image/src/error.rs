@@ -218,6 +218,18 @@ pub enum Error {
         /// What should have been fetched.
         url: String,
     },
+    /// A program of the host that makes images is missing or failed.
+    #[error(
+        "cannot make an image for microVMs with {program} of the package {package}: {reason}; `apt-get install {package}` installs it"
+    )]
+    Tool {
+        /// The program.
+        program: &'static str,
+        /// The package that has it, by Debian's name.
+        package: &'static str,
+        /// What happened.
+        reason: String,
+    },
     /// A credential helper failed.
     #[error("credential helper {helper} failed for {registry}: {reason}")]
     Helper {

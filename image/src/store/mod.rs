@@ -5,15 +5,17 @@
 //!        blobs/sha256/HEX      manifests, configurations and layers as they came, each named by its digest
 //!        layers/HEX/fs         an unpacked layer in overlayfs' form, named by its diff id
 //!        layers/HEX/layer.json its size and what else is known of it
+//!        erofs/HEX             an image as one file system for microVMs, named by the image's id; made when one first uses it
 //!        uses/CONTAINER        id of the image that a container was made from
 //!        ingest/               what is being written; renamed into place when whole, durable and verified
-//!        locks/                lock files: `store`, `index`, and one for each blob or layer being written
+//!        locks/                lock files: `store`, `index`, and one for each blob, layer or file system being written
 //! ```
 //!
 //! Whoever adds content holds `store` shared until the index names what was added; whoever deletes content holds it
 //! exclusively and deletes only what the index does not name. Readers take no lock: what the index names is whole.
 
 mod blob;
+mod erofs;
 mod implied;
 mod index;
 mod lease;

@@ -117,6 +117,8 @@ impl Store {
             index.images.iter().flat_map(|image| &image.layers).map(Digest::hex).collect();
         let mut bytes = sweep(&self.root.join("blobs/sha256"), |name| blobs.contains(name))?;
         bytes += sweep(&self.root.join("layers"), |name| layers.contains(name))?;
+        let ids: HashSet<&str> = index.images.iter().map(|image| image.id.hex()).collect();
+        bytes += sweep(&self.root.join("erofs"), |name| ids.contains(name))?;
         bytes +=
             sweep(&self.root.join("ingest"), |name| partial == Partial::Keep && name.starts_with("blob-"))?;
         sweep(&self.root.join("locks"), |name| matches!(name, "store" | "index"))?;

@@ -159,3 +159,27 @@ fn a_blob_goes_on_where_it_was_left_and_must_be_what_it_says() {
     writer.finish().unwrap();
     assert!(store.blob_writer(&digest, 11).unwrap().is_none());
 }
+
+#[test]
+fn the_file_system_of_an_image_is_made_once_and_goes_with_it() {
+    let (folder, store) = store(&["a", "b"]);
+    let [a, b] = ["a:1", "b:1"].map(|name| store.resolve(name).unwrap().id);
+    let made: Vec<_> = std::thread::scope(|scope| {
+        let ask = || store.erofs(&a).unwrap();
+        let asked: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+        asked.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
+    let first = inode(&made[0]);
+    assert!(made.iter().all(|path| inode(path) == first));
+    assert_eq!(inode(&store.erofs(&a).unwrap()), first);
+    assert_eq!(fs::read_dir(folder.path().join("images/ingest")).unwrap().count(), 0);
+    let of_b = store.erofs(&b).unwrap();
+    let before = store.usage().unwrap().bytes;
+    store.remove("a:1", RemoveMode::Plain).unwrap();
+    assert!(!made[0].exists());
+    assert!(of_b.exists());
+    assert!(store.usage().unwrap().bytes < before);
+    assert!(matches!(store.erofs(&a), Err(Error::NotFound { .. })));
+    assert_eq!(fs::read_dir(folder.path().join("images/ingest")).unwrap().count(), 0);
+}

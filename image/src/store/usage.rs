@@ -41,7 +41,8 @@ impl Store {
                 .layers
                 .iter()
                 .map(|layer| self.layer_dir(layer))
-                .chain(image.blobs.iter().map(|blob| self.blob_path(blob)));
+                .chain(image.blobs.iter().map(|blob| self.blob_path(blob)))
+                .chain([self.erofs_path(&image.id)]);
             let is_used = used.contains(&image.id);
             active += usize::from(is_used);
             for path in content {
