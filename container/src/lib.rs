@@ -15,7 +15,7 @@ use std::path::Path;
 
 use oci_spec::runtime::Features;
 use rkvm_oci::{
-    Backend, Bundle, CreateRequest, Isolation, LinkForm, Needs, Record, Result, RootfsForm, Workload,
+    Backend, Bundle, CreateRequest, Isolation, Kernel, LinkForm, Needs, Record, Result, RootfsForm, Workload,
 };
 
 use workload::Container;
@@ -45,7 +45,7 @@ impl Backend for ContainerBackend {
     }
 
     fn needs(&self) -> Needs {
-        Needs { rootfs: RootfsForm::Mounted, link: LinkForm::Veth }
+        Needs { rootfs: RootfsForm::Mounted, link: LinkForm::Veth, kernel: Kernel::Host }
     }
 
     fn features(&self) -> Features {

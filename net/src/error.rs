@@ -99,6 +99,15 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The kernel has no tap devices, or this process may not make one.
+    #[error("cannot open {path}, which makes the network cards of microVMs{}", tap_hint(.source))]
+    TapDevice {
+        /// The device.
+        path: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// A file operation or system call failed.
     #[error("cannot {action} {path}")]
     File {
@@ -169,6 +178,14 @@ fn bind_hint(source: &io::Error) -> &'static str {
     match source.kind() {
         io::ErrorKind::AddrNotAvailable => " (the host has no such address; `ip address` shows those it has)",
         io::ErrorKind::PermissionDenied => " (ports below net.ipv4.ip_unprivileged_port_start need root)",
+        _ => "",
+    }
+}
+
+fn tap_hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::NotFound => " (`modprobe tun` loads the kernel's module for it)",
+        io::ErrorKind::PermissionDenied => " (it needs root)",
         _ => "",
     }
 }

@@ -1,7 +1,8 @@
-//! Bridge, veth, addresses, published ports and the container's resolver files.
+//! Bridge, veth, tap, addresses, published ports and the container's resolver files.
 //!
 //! The way of one container: [`Network::open`], [`Network::reserve`] (an address, and the host ports held by bound
-//! sockets), [`Network::connect`] (link, routes and port rules of its network namespace), [`Network::release`].
+//! sockets), [`Network::connect`] (link, routes and port rules of its network namespace) or, for a microVM,
+//! [`Network::connect_tap`], [`Network::release`].
 //! The process that reserves keeps the [`Reservation`] as long as the container runs. Nothing here needs a daemon
 //! or a helper program: links and rules are set over netlink.
 
@@ -19,9 +20,11 @@ mod port;
 mod subnet;
 mod sys;
 mod table;
+mod tap;
 
 pub use error::{Error, Holder, Result};
 pub use lease::{Lease, PublishedPort};
 pub use network::{Network, Reservation, loopback_up};
 pub use port::{HostPorts, PortMapping, Protocol};
 pub use subnet::Subnet;
+pub use tap::VNET_HEADER_BYTES;

@@ -138,6 +138,16 @@ pub(crate) fn make_veth(socket: &mut Socket, veth: &Veth<'_>) -> Result<()> {
     socket.execute(batch)
 }
 
+/// Puts the link `name` on the bridge and brings it up.
+pub(crate) fn attach(socket: &mut Socket, name: &str, bridge: u32) -> Result<()> {
+    let header = Ifinfomsg { ifi_flags: UP, ifi_change: UP, ..Ifinfomsg::new() };
+    let mut request = rt_link::Request::new().op_newlink_do(&header);
+    request.encode().push_ifname(&name_bytes(name)).push_master(bridge);
+    let mut batch = Batch::default();
+    batch.add(&request, "attach link", name);
+    socket.execute(batch)
+}
+
 /// Lets the bridge send a packet back to the port that it came from: so a container reaches a port that it publishes itself where
 /// the host's bridges pass packets through the rules before they are routed (`bridge-nf-call-iptables`).
 pub(crate) fn make_hairpin(socket: &mut Socket, name: &str) -> Result<()> {

@@ -20,6 +20,7 @@ use crate::netlink::{Batch, Family, Socket, is_errno};
 use crate::port::{HostPorts, PortMapping, Protocol};
 use crate::subnet::{self, Subnet};
 use crate::table::Table;
+use crate::tap;
 
 /// State folder of the instance that has the plain bridge name.
 const DEFAULT_LIB: &str = "/var/lib/rkvm";
@@ -135,14 +136,7 @@ impl Network {
     /// The kernel refuses a request; then neither link nor rules are left.
     pub fn connect(&self, netns: BorrowedFd<'_>, reservation: &Reservation) -> Result<()> {
         let lease = &reservation.lease;
-        let bridge = self.route(|socket| link::find(socket, &self.name))?;
-        let bridge = match bridge {
-            Some(index) => index,
-            None => {
-                self.ensure(&Leases::lock(&self.dir)?)?;
-                self.route(|socket| link::find(socket, &self.name))?.unwrap_or_default()
-            }
-        };
+        let bridge = self.bridge()?;
         let veth = Veth { host_name: &lease.host_link, mac: lease.mac, bridge, netns };
         self.route(|socket| match link::make_veth(socket, &veth) {
             // The namespace of the run before is on its way out and would take its link along in a moment.
@@ -152,7 +146,43 @@ impl Network {
             }
             result => result,
         })?;
-        let opened = configure(netns, lease).and_then(|()| self.publish(lease));
+        self.open_or_undo(lease, || configure(netns, lease))
+    }
+
+    /// Makes a tap on the bridge under the name of the container's link, and opens the published ports. It ends with its last
+    /// descriptor; whoever holds it sets the address inside. Frames have a header of [`crate::VNET_HEADER_BYTES`].
+    ///
+    /// # Errors
+    /// [`Error::TapDevice`]; or the kernel refuses a request; then neither link nor rules are left.
+    pub fn connect_tap(&self, reservation: &Reservation) -> Result<OwnedFd> {
+        let lease = &reservation.lease;
+        let bridge = self.bridge()?;
+        let made = match tap::make(&lease.host_link) {
+            // What the run before has not let go of yet: a tap that is attached, or a link of another kind.
+            Err(error) if is_errno(&error, libc::EBUSY) || is_errno(&error, libc::EINVAL) => {
+                self.route(|socket| link::delete(socket, &lease.host_link))?;
+                tap::make(&lease.host_link)
+            }
+            result => result,
+        }?;
+        self.open_or_undo(lease, || self.route(|socket| link::attach(socket, &lease.host_link, bridge)))?;
+        Ok(made)
+    }
+
+    /// The index of the bridge, which is made if somebody removed it.
+    fn bridge(&self) -> Result<u32> {
+        match self.route(|socket| link::find(socket, &self.name))? {
+            Some(index) => Ok(index),
+            None => {
+                self.ensure(&Leases::lock(&self.dir)?)?;
+                Ok(self.route(|socket| link::find(socket, &self.name))?.unwrap_or_default())
+            }
+        }
+    }
+
+    /// The rest of connecting: `configure` and the published ports. Nothing is left of the link when one fails.
+    fn open_or_undo(&self, lease: &Lease, configure: impl FnOnce() -> Result<()>) -> Result<()> {
+        let opened = configure().and_then(|()| self.publish(lease));
         if opened.is_err() {
             self.withdraw(&lease.ports)?;
             self.route(|socket| link::delete(socket, &lease.host_link))?;

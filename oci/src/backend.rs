@@ -95,6 +95,18 @@ pub struct Needs {
     pub rootfs: RootfsForm,
     /// How the workload is connected to a bridge of the host.
     pub link: LinkForm,
+    /// Whose kernel the processes run on.
+    pub kernel: Kernel,
+}
+
+/// Whose kernel the processes of a workload run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kernel {
+    /// The host's: its namespaces and devices can be given and shared.
+    Host,
+    /// One of its own: it can join no namespace of the host or of another workload, none can join its own, and a device of
+    /// the host means nothing to it.
+    Own,
 }
 
 /// Forms of a root filesystem.
