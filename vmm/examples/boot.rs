@@ -1,5 +1,6 @@
 //! Boots a kernel and prints its console, time stamps and exits: `boot KERNEL INITRD CPUS MIB CMDLINE...`. `BOOT_DISK` names a raw
-//! image for `vda`, `BOOT_VSOCK` the path of the host's side of the guest's sockets, `BOOT_CONSOLE=quiet` leaves the console to panics.
+//! image for `vda`, `BOOT_VSOCK` the path of the host's side of the guest's sockets, `BOOT_CONSOLE=quiet` leaves the console to panics,
+//! `BOOT_PROTOCOL=pvh` takes that entry.
 #![allow(clippy::unwrap_used, reason = "a developer's tool")]
 
 use std::path::Path;
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rkvm_oci::timeline::MonotonicNs;
 use rkvm_vmm::virtio::{block::Block, rng::Rng, vsock::Vsock};
-use rkvm_vmm::{Access, Console, Host, Image, VmConfig, build};
+use rkvm_vmm::{Access, Console, Host, Image, Protocol, VmConfig, build};
 
 fn main() {
     let begun = Instant::now();
@@ -20,6 +21,9 @@ fn main() {
     config.cmdline = args[5..].join(" ");
     if std::env::var_os("BOOT_CONSOLE").is_none() {
         config.console = Console::Full;
+    }
+    if std::env::var_os("BOOT_PROTOCOL").is_some_and(|value| value == "pvh") {
+        config.protocol = Protocol::Pvh;
     }
     config.console_output = Some(Box::new(std::io::stdout()));
     config.attach(Rng::new().unwrap());

@@ -1,21 +1,21 @@
 //! The boot recipe, in the order in which a machine is put together.
 
 use std::fmt::Write as _;
+use std::io::Seek as _;
 use std::sync::{Arc, Mutex};
 
-use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::{IoEventAddress, VmFd};
-use linux_loader::loader::{Elf, KernelLoader};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::arch::x86_64::{boot_params, cpuid, layout, mptable, registers};
+use crate::arch::x86_64::{boot_params, cpuid, layout, mptable, pvh, registers};
 use crate::config::{Console, Image, VmConfig};
 use crate::devices::{BootMarker, MmioBus, PortBus, SERIAL_IRQ, SerialConsole};
 use crate::error::{Error, Result};
 use crate::event_loop::EventLoop;
 use crate::events::Events;
 use crate::host::{self, Host};
+use crate::kernel::{self, Entry, Loaded};
 use crate::memory::{GuestMemory, Ram};
 use crate::vcpu::{Control, Counters, Vcpu};
 use crate::virtio::mmio::{MmioTransport, NOTIFY_OFFSET};
@@ -44,16 +44,27 @@ pub fn build(host: &Host, config: VmConfig) -> Result<Microvm> {
     vm.create_irq_chip().map_err(Error::kvm("create the interrupt controllers"))?;
     vm.set_tss_address(layout::KVM_TSS).map_err(Error::kvm("place the TSS"))?;
 
+    let supported = host.cpuid()?;
+    let vcpu_fds = (0..config.vcpus)
+        .map(|index| vm.create_vcpu(index.into()).map_err(Error::kvm("create a vCPU")))
+        .collect::<Result<Vec<_>>>()?;
+    let kind = host::kind_of(&vcpu_fds[0], &supported);
+
     let event_loop = EventLoop::new()?;
     let mut cmdline = first_words(config.console);
     let mut lines = interrupt_lines(config.console);
     let windows = attach_devices(&vm, memory, &event_loop, config.devices, &mut cmdline, &mut lines)?;
     let _ = write!(cmdline, " {}", config.cmdline);
 
-    let entry = load_kernel(memory, &config.kernel)?;
-    let initrd =
-        config.initrd.as_ref().map(|image| load_initrd(memory, image, config.memory_mib)).transpose()?;
-    boot_params::write(memory, &cmdline, initrd)?;
+    let kernel = kernel::load(memory, &config.kernel, config.protocol, kind, config.memory_mib)?;
+    let initrd = match &config.initrd {
+        Some(image) => Some(load_initrd(memory, image, &kernel, config.memory_mib)?),
+        None => None,
+    };
+    match kernel.entry {
+        Entry::Linux(_) => boot_params::write(memory, &cmdline, initrd, kernel.header)?,
+        Entry::Pvh(_) => pvh::write(memory, &cmdline, initrd)?,
+    }
     mptable::write(memory, config.vcpus, &lines)?;
     registers::write_tables(memory)?;
 
@@ -65,20 +76,15 @@ pub fn build(host: &Host, config: VmConfig) -> Result<Microvm> {
         marker: BootMarker::new(Arc::clone(&events)),
     }));
 
-    let supported =
-        host.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm("list its CPUID"))?;
     let counters = Arc::new(Counters::default());
     let control = Arc::new(Control::default());
-    let mut kind = None;
     let mut vcpus = Vec::with_capacity(config.vcpus.into());
-    for index in 0..config.vcpus {
-        let fd = vm.create_vcpu(index.into()).map_err(Error::kvm("create a vCPU"))?;
-        let kind = *kind.get_or_insert_with(|| host::kind_of(&fd, &supported));
+    for (index, fd) in (0..).zip(vcpu_fds) {
         fd.set_cpuid2(&cpuid::for_vcpu(&supported, kind, index, config.vcpus))
             .map_err(Error::kvm("set CPUID"))?;
         registers::set_common_state(&fd)?;
         if index == 0 {
-            registers::set_boot_state(&fd, entry)?;
+            registers::set_boot_state(&fd, kernel.entry)?;
         }
         vcpus.push(Vcpu {
             fd,
@@ -89,7 +95,6 @@ pub fn build(host: &Host, config: VmConfig) -> Result<Microvm> {
             control: Arc::clone(&control),
         });
     }
-    let kind = kind.unwrap_or(host::KvmKind::Hardware(host::Vendor::Other));
     Ok(Microvm::new(Parts { vm, ram, event_loop, vcpus, control, events, ports, counters, kind }))
 }
 
@@ -146,27 +151,22 @@ fn attach_devices(
     Ok(windows)
 }
 
-/// Loads the kernel and gives its 64-bit entry point back.
-fn load_kernel(memory: &GuestMemory, image: &Image) -> Result<u64> {
-    let mut file = &image.file;
-    let loaded = Elf::load(memory, None, &mut file, Some(GuestAddress(layout::HIGH_MEMORY)))
-        .map_err(|source| Error::NotAKernel { path: image.name.clone(), source })?;
-    Ok(loaded.kernel_load.0)
-}
-
 /// Loads the initramfs at the end of low memory, out of the kernel's way.
-fn load_initrd(memory: &GuestMemory, image: &Image, memory_mib: u32) -> Result<boot_params::Initrd> {
+fn load_initrd(
+    memory: &GuestMemory,
+    image: &Image,
+    kernel: &Loaded,
+    memory_mib: u32,
+) -> Result<boot_params::Initrd> {
     const PAGE: u64 = 4096;
     let read = |source| Error::Read { path: image.name.clone(), source };
     let mut file = &image.file;
     let bytes = file.metadata().map_err(read)?.len();
-    std::io::Seek::rewind(&mut file).map_err(read)?;
-    let low_end = memory.iter().next().map_or(0, |region| region.len());
-    let room = low_end.saturating_sub(2 * layout::HIGH_MEMORY);
-    if bytes > room {
+    file.rewind().map_err(read)?;
+    let address = (kernel.initrd_max + 1).checked_sub(bytes).map(|address| address & !(PAGE - 1));
+    let Some(address) = address.filter(|address| *address >= kernel.end) else {
         return Err(Error::DoesNotFit { what: "the initramfs", bytes, memory_mib });
-    }
-    let address = (low_end - bytes) & !(PAGE - 1);
+    };
     memory
         .read_exact_volatile_from(GuestAddress(address), &mut file, bytes as usize)
         .map_err(Error::write("the initramfs"))?;

@@ -17,13 +17,31 @@ pub enum Error {
         hint: &'static str,
         /// Why.
         #[source]
-        source: kvm_ioctls::Error,
+        source: std::io::Error,
     },
     /// KVM lacks something that every host since Linux 4.x has.
     #[error("this host's KVM lacks {capability}; a newer host kernel is needed")]
     MissingCapability {
         /// Name of the KVM capability.
         capability: &'static str,
+    },
+    /// Not the KVM interface that this program speaks.
+    #[error(
+        "{path} speaks version {version} of the KVM interface; version {wanted} is needed (Linux 2.6.22 or newer)"
+    )]
+    KvmVersion {
+        /// The device.
+        path: PathBuf,
+        /// Its version.
+        version: i32,
+        /// Ours.
+        wanted: i32,
+    },
+    /// The processor lacks something that guests need.
+    #[error("this host's processor, as KVM offers it, has no {feature}; guests need it")]
+    MissingFeature {
+        /// The feature's usual name.
+        feature: &'static str,
     },
     /// A KVM call failed.
     #[error("KVM refused to {action}")]
@@ -73,13 +91,43 @@ pub enum Error {
         source: std::io::Error,
     },
     /// Not a kernel image that can be booted.
-    #[error("{path} is not a kernel that can be booted here: an x86-64 ELF vmlinux is needed")]
+    #[error(
+        "{path} is not a kernel that can be booted here: {reason}; an x86-64 ELF vmlinux or bzImage is needed"
+    )]
     NotAKernel {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A kernel image is damaged.
+    #[error("{path} cannot be loaded as a kernel; is the file complete?")]
+    LoadKernel {
         /// The file.
         path: PathBuf,
         /// Why.
         #[source]
         source: linux_loader::loader::Error,
+    },
+    /// The kernel wants hardware virtualization.
+    #[error(
+        "{path}{} needs hardware virtualization, and this host's KVM has none (PVM): take rkvm's own kernel for such hosts \
+         (guest/kernel/build.sh --variant pvm), an ELF file", version.as_ref().map(|version| format!(" (Linux {version})")).unwrap_or_default()
+    )]
+    KernelForHardware {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's version.
+        version: Option<String>,
+    },
+    /// The kernel is built for PVM hosts.
+    #[error(
+        "{path} is built for hosts without hardware virtualization (PVM) and this host has it: take the plain kernel \
+         (guest/kernel/build.sh --variant plain)"
+    )]
+    KernelForPvm {
+        /// The file.
+        path: PathBuf,
     },
     /// Kernel, initramfs and boot data do not fit in the guest's memory.
     #[error(

@@ -7,8 +7,10 @@ pub const MP_POINTER: u64 = 0x10;
 pub const GDT: u64 = 0x500;
 /// Interrupt descriptor table (empty; the kernel loads its own).
 pub const IDT: u64 = 0x540;
-/// MP configuration table, to [`BOOT_PARAMS`].
+/// MP configuration table, to [`PVH_START_INFO`].
 pub const MP_TABLE: u64 = 0x1000;
+/// `struct hvm_start_info` and what it points to.
+pub const PVH_START_INFO: u64 = 0x6000;
 /// `struct boot_params`, one page.
 pub const BOOT_PARAMS: u64 = 0x7000;
 /// Stack of the first instructions.

@@ -4,4 +4,5 @@ pub mod boot_params;
 pub mod cpuid;
 pub mod layout;
 pub mod mptable;
+pub mod pvh;
 pub mod registers;

@@ -93,13 +93,13 @@ mod tests {
     use crate::config::MAX_VCPUS;
 
     #[test]
-    fn sums_are_zero_and_the_largest_table_ends_before_boot_params() {
+    fn sums_are_zero_and_the_largest_table_ends_before_what_follows() {
         let lines: Vec<u32> = (0..=layout::LAST_IRQ).collect();
         for vcpus in [1, 2, MAX_VCPUS] {
             let table = table(vcpus, &lines);
             assert_eq!(table.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte)), 0);
             assert_eq!(usize::from(u16::from_le_bytes([table[4], table[5]])), table.len());
-            assert!(layout::MP_TABLE + table.len() as u64 <= layout::BOOT_PARAMS);
+            assert!(layout::MP_TABLE + table.len() as u64 <= layout::PVH_START_INFO);
         }
     }
 }

@@ -6,6 +6,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::layout;
 use crate::error::{Error, Result};
+use crate::kernel::Entry;
 use crate::memory::GuestMemory;
 
 const CR0_PE: u64 = 1;
@@ -25,8 +26,9 @@ const APIC_LVT_LINT0: usize = 0x350;
 const APIC_LVT_LINT1: usize = 0x360;
 const APIC_MODE_NMI: u32 = 0x4;
 const APIC_MODE_EXTINT: u32 = 0x7;
-/// Flat 64-bit code, flat data, TSS: access byte and flags as in a descriptor's high half (AMD64 manual, volume 2, 4.8).
-const GDT_ENTRIES: [u64; 4] = [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x008f_8b00_0000_ffff];
+/// Flat 64-bit code, flat data, TSS, flat 32-bit code: access byte and flags as in a descriptor's high half (AMD64 manual, volume 2, 4.8).
+const GDT_ENTRIES: [u64; 5] =
+    [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x008f_8b00_0000_ffff, 0x00cf_9b00_0000_ffff];
 
 /// Writes the tables that the entry state refers to: descriptors, and the first GiB identity mapped.
 ///
@@ -54,29 +56,38 @@ pub fn write_tables(memory: &GuestMemory) -> Result<()> {
 ///
 /// # Errors
 /// KVM refuses a value.
-pub fn set_boot_state(vcpu: &VcpuFd, entry: u64) -> Result<()> {
+pub(crate) fn set_boot_state(vcpu: &VcpuFd, entry: Entry) -> Result<()> {
     let mut sregs = vcpu.get_sregs().map_err(Error::kvm("read segment registers"))?;
-    let code = segment(1);
     let data = segment(2);
-    (sregs.cs, sregs.tr) = (code, segment(3));
+    sregs.tr = segment(3);
     (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
     sregs.gdt.base = layout::GDT;
     sregs.gdt.limit = (8 * GDT_ENTRIES.len() - 1) as u16;
     sregs.idt.base = layout::IDT;
     sregs.idt.limit = 7;
-    sregs.cr0 = CR0_PE | CR0_ET | CR0_PG;
-    sregs.cr3 = layout::PML4;
-    sregs.cr4 |= CR4_PAE;
-    sregs.efer |= EFER_LME | EFER_LMA;
-    vcpu.set_sregs(&sregs).map_err(Error::kvm("set segment registers"))?;
-    let regs = kvm_regs {
+    let mut regs = kvm_regs {
         rflags: RFLAGS_RESERVED,
-        rip: entry,
         rsp: layout::BOOT_STACK,
         rbp: layout::BOOT_STACK,
-        rsi: layout::BOOT_PARAMS,
         ..Default::default()
     };
+    match entry {
+        Entry::Linux(address) => {
+            sregs.cs = segment(1);
+            sregs.cr0 = CR0_PE | CR0_ET | CR0_PG;
+            sregs.cr3 = layout::PML4;
+            sregs.cr4 |= CR4_PAE;
+            sregs.efer |= EFER_LME | EFER_LMA;
+            (regs.rip, regs.rsi) = (address, layout::BOOT_PARAMS);
+        }
+        Entry::Pvh(address) => {
+            sregs.cs = segment(4);
+            sregs.cr0 = CR0_PE | CR0_ET;
+            (sregs.cr4, sregs.efer) = (0, 0);
+            (regs.rip, regs.rbx) = (address, layout::PVH_START_INFO);
+        }
+    }
+    vcpu.set_sregs(&sregs).map_err(Error::kvm("set segment registers"))?;
     vcpu.set_regs(&regs).map_err(Error::kvm("set registers"))
 }
 
