@@ -52,7 +52,13 @@ fetch_source() {
         "$deb is not the pinned source (sha256 differs from SOURCE_SHA256): remove it and try again"
 }
 
-patches_of() { if [ -d "$here/patches/$1" ]; then find "$here/patches/$1" -name '*.patch' | sort; fi; }
+# The patches of a variant in their order: those of both, then its own.
+patches_of() {
+    local folder
+    for folder in common "$1"; do
+        if [ -d "$here/patches/$folder" ]; then find "$here/patches/$folder" -name '*.patch' | sort; fi
+    done
+}
 
 # What decides about the result: source, configuration, patches, compiler, linker, and this script.
 key_of() {
