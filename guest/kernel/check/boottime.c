@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 // The smallest VMM that boots the guest kernel: no device but the in-kernel interrupt controllers. Prints how long the
-// kernel took from its first instruction to its init's first store to MARKER, and why it left guest mode on the way.
+// kernel took from its first instruction to its init's byte to the port MARKER, and why it left guest mode on the way.
 // usage: boottime VMLINUX INITRD CPUS MIB COMMAND-LINE
 #define _GNU_SOURCE
 #include <elf.h>
@@ -30,7 +30,7 @@ enum {
 	MP_TABLE = 0x9fc00, /* the last KiB of base memory, where the kernel looks second */
 	HIGH_MEMORY = 0x100000,
 };
-#define MARKER 0xd0000000u
+#define MARKER 0x5b0
 #define HUGE_PAGE (2ul << 20)
 /* Present, writable, user: a PVM guest's kernel runs in ring 3, and natively from the start on such tables. */
 #define TABLE_FLAGS 7ul
@@ -279,10 +279,10 @@ static void *run_cpu(void *argument)
 		if (run->exit_reason < 64)
 			exits[run->exit_reason]++;
 		if (run->exit_reason == KVM_EXIT_MMIO) {
-			if (run->mmio.is_write && run->mmio.phys_addr == MARKER)
-				report(milliseconds(CLOCK_MONOTONIC) - wall, milliseconds(CLOCK_THREAD_CPUTIME_ID) - processor);
 			memset(run->mmio.data, 0xff, sizeof(run->mmio.data));
 		} else if (run->exit_reason == KVM_EXIT_IO) {
+			if (run->io.direction == KVM_EXIT_IO_OUT && run->io.port == MARKER)
+				report(milliseconds(CLOCK_MONOTONIC) - wall, milliseconds(CLOCK_THREAD_CPUTIME_ID) - processor);
 			if (run->io.direction == KVM_EXIT_IO_IN)
 				memset((char *)run + run->io.data_offset, 0xff, (size_t)run->io.size * run->io.count);
 		} else {
