@@ -1,5 +1,5 @@
 //! Boots a kernel and prints its console, time stamps and exits: `boot KERNEL INITRD CPUS MIB CMDLINE...`. `BOOT_DISK` names a raw
-//! image for `vda`, `BOOT_VSOCK` the path of the host's side of the guest's sockets, `BOOT_CONSOLE=quiet` leaves the console to panics,
+//! image for `vda`, `BOOT_SHARE` a folder for the guest, `BOOT_VSOCK` the path of the host's side of the guest's sockets, `BOOT_CONSOLE=quiet` leaves the console to panics,
 //! `BOOT_PROTOCOL=pvh` takes that entry.
 #![allow(clippy::unwrap_used, reason = "a developer's tool")]
 
@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rkvm_oci::timeline::MonotonicNs;
-use rkvm_vmm::virtio::{block::Block, rng::Rng, vsock::Vsock};
+use rkvm_vmm::virtio::{block::Block, fs::Fs, fs::Share, rng::Rng, vsock::Vsock};
 use rkvm_vmm::{Access, Console, Host, Image, Protocol, VmConfig, build};
 
 fn main() {
@@ -29,6 +29,9 @@ fn main() {
     config.attach(Rng::new().unwrap());
     if let Some(path) = std::env::var_os("BOOT_DISK") {
         config.attach(Block::open(Path::new(&path), Access::ReadWrite, "rkvm-disk0").unwrap());
+    }
+    if let Some(root) = std::env::var_os("BOOT_SHARE") {
+        config.attach(Fs::open(&Share { root: root.into(), proc_self_fd: None }).unwrap());
     }
     if let Some(path) = std::env::var_os("BOOT_VSOCK") {
         config.attach(Vsock::bind(Path::new(&path)).unwrap());

@@ -3,6 +3,7 @@
 //! lives on the event loop from then on.
 
 pub mod block;
+pub mod fs;
 pub mod mmio;
 pub mod net;
 pub mod queue;
