@@ -10,6 +10,7 @@ pub mod error;
 pub mod event_loop;
 pub mod events;
 pub mod host;
+pub mod initramfs;
 pub mod kernel;
 pub mod memory;
 pub mod vcpu;
