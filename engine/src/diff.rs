@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::layers::OPAQUE;
 use crate::store::Container;
 
 /// How a path differs from the image.
@@ -144,12 +145,16 @@ fn is_whiteout(metadata: &Metadata) -> bool {
 
 /// overlayfs marks a folder that hides those below it with an attribute.
 fn is_opaque(folder: &Path) -> Result<bool> {
-    let mut value = [0_u8; 1];
-    match rustix::fs::lgetxattr(folder, "trusted.overlay.opaque", &mut value) {
-        Ok(_) => Ok(value == *b"y"),
-        Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::RANGE) => Ok(false),
-        Err(errno) => Err(Error::file("read the attributes of", folder, errno)),
+    for name in OPAQUE {
+        let mut value = [0_u8; 1];
+        match rustix::fs::lgetxattr(folder, name, &mut value) {
+            Ok(_) if value == *b"y" => return Ok(true),
+            Ok(_)
+            | Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::RANGE) => {}
+            Err(errno) => return Err(Error::file("read the attributes of", folder, errno)),
+        }
     }
+    Ok(false)
 }
 
 #[cfg(test)]

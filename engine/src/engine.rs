@@ -10,7 +10,7 @@ use rkvm_oci::{Backend, Isolation};
 use crate::error::{Error, Result};
 use crate::liveness;
 use crate::paths::Paths;
-use crate::record::MountKind;
+use crate::record::{ImageUse, MountKind};
 use crate::state::{ContainerState, ContainerStatus};
 use crate::store::{self, Container, Locked};
 use crate::volume::{VolumeError, VolumeStore};
@@ -56,6 +56,14 @@ impl Engine {
     /// This build does not have it.
     pub fn backend(&self, isolation: Isolation) -> Result<Box<dyn Backend>> {
         Ok((self.backend)(isolation)?)
+    }
+
+    /// The file system of a container's image, made if this is the first microVM of it.
+    ///
+    /// # Errors
+    /// As [`rkvm_image::Store::erofs`].
+    pub fn image_file(&self, image: &ImageUse) -> Result<std::path::PathBuf> {
+        Ok(rkvm_image::Store::open(&self.paths.lib).erofs(&image.id.parse()?)?)
     }
 
     /// The container that `reference` means (id, name or beginning of an id), its state true.

@@ -12,6 +12,7 @@ pub mod error;
 pub mod format;
 pub mod host;
 pub mod ids;
+pub mod layers;
 pub mod liveness;
 pub mod log;
 pub mod names;

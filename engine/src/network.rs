@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rkvm_net::files::{self, Dns, HostEntry, HostLoopback};
 use rkvm_net::{HostPorts, Lease, Network};
+use rkvm_oci::Link;
 
 use crate::error::{Error, Result};
 use crate::paths::ContainerPaths;
@@ -74,6 +76,23 @@ pub fn state(lease: &Lease, lib_dir: &Path) -> NetworkState {
                 protocol: port.protocol.into(),
             })
             .collect(),
+    }
+}
+
+/// Largest packet on the bridge, bytes.
+const MTU: u16 = 1500;
+
+/// The link of a microVM with this lease over `tap`.
+pub fn link(lease: &Lease, tap: OwnedFd) -> Link {
+    Link {
+        tap,
+        vnet_header_bytes: rkvm_net::VNET_HEADER_BYTES,
+        mac: lease.mac,
+        name: "eth0".to_owned(),
+        address: lease.address,
+        prefix: lease.prefix,
+        gateway: Some(lease.gateway),
+        mtu: MTU,
     }
 }
 

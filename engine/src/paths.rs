@@ -95,6 +95,11 @@ impl ContainerPaths {
         self.dir.join("overlay")
     }
 
+    /// Folder through which files are copied to and from a microVM that runs; empty otherwise.
+    pub fn transfer(&self) -> PathBuf {
+        self.dir.join("transfer")
+    }
+
     /// The current log file, json lines; older ones end in `.1`, `.2`, ...
     pub fn log(&self) -> PathBuf {
         self.dir.join("json.log")

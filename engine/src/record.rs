@@ -28,6 +28,9 @@ pub struct ContainerRecord {
     pub mounts: Vec<MountConfig>,
     /// Resource limits.
     pub limits: Limits,
+    /// What a microVM boots.
+    #[serde(default)]
+    pub boot: Boot,
     /// What it may do.
     pub security: Security,
     /// What happens when it ends.
@@ -212,6 +215,27 @@ pub struct MountConfig {
     pub target: String,
     /// Whether it cannot be written.
     pub read_only: bool,
+}
+
+/// What a microVM boots in place of the host's guest kernel and initramfs; all `None` for a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boot {
+    /// Kernel: ELF, bzImage or PVH; absolute.
+    pub kernel: Option<PathBuf>,
+    /// Initramfs; absolute.
+    pub initrd: Option<PathBuf>,
+    /// Appended to the kernel's command line.
+    pub cmdline: Option<String>,
+}
+
+impl Boot {
+    /// The annotations of config.json that say the same.
+    pub fn annotations(&self) -> impl Iterator<Item = (String, String)> {
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        [("kernel", path(&self.kernel)), ("initrd", path(&self.initrd)), ("cmdline", self.cmdline.clone())]
+            .into_iter()
+            .filter_map(|(name, value)| Some((format!("io.rkvm.vm.{name}"), value?)))
+    }
 }
 
 /// Resource limits; `None` is no limit or the kernel's default.

@@ -36,6 +36,56 @@ pub struct Owner<'a> {
     pub uid_base: u32,
 }
 
+/// Makes the folders of a container's root filesystem: the mount point and the write layer.
+///
+/// # Errors
+/// One cannot be made.
+pub fn prepare(files: &ContainerPaths) -> Result<()> {
+    for (folder, mode) in [
+        (files.rootfs(), 0o755),
+        (files.overlay(), 0o700),
+        (files.overlay().join("upper"), 0o755),
+        (files.overlay().join("work"), 0o700),
+    ] {
+        match fs::DirBuilder::new().mode(mode).create(&folder) {
+            Ok(()) => {
+                // The umask of whoever called must not decide how the container's / looks.
+                fs::set_permissions(&folder, fs::Permissions::from_mode(mode))
+                    .map_err(|source| Error::file("change the mode of", folder, source))?;
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(source) => return Err(Error::file("create", folder, source)),
+        }
+    }
+    Ok(())
+}
+
+/// Mounts an image's layers, the topmost first, read-only at [`ContainerPaths::rootfs`]. Call it after [`private_mounts`].
+///
+/// # Errors
+/// As [`mount_overlay`].
+pub fn mount_image(files: &ContainerPaths, layers: &[PathBuf]) -> Result<()> {
+    prepare(files)?;
+    let rootfs = files.rootfs();
+    // A read-only overlay has two layers at least; the empty mount point is one more.
+    let options = lower_options(layers.iter().map(PathBuf::as_path).chain([rootfs.as_path()]));
+    overlay_mount(&rootfs, layers.len(), &options, None)
+}
+
+/// Mounts the root filesystem of a microVM that does not run. Inside, its image is one layer, and its write layer has overlayfs'
+/// marks as user attributes; so the layers are joined to one first.
+///
+/// # Errors
+/// As [`mount_overlay`].
+pub fn mount_guest_overlay(files: &ContainerPaths, layers: &[PathBuf]) -> Result<()> {
+    mount_image(files, layers)?;
+    let rootfs = files.rootfs();
+    let image = fs::File::open(&rootfs).map_err(|source| Error::file("open", &rootfs, source))?;
+    let lower = PathBuf::from(format!("/proc/self/fd/{}", image.as_raw_fd()));
+    let options = format!("{},userxattr", all_options([lower.as_path()].into_iter(), &files.overlay()));
+    overlay_mount(&rootfs, 1, &options, None)
+}
+
 /// Mounts the root filesystem of a container at [`ContainerPaths::rootfs`]. `layers` are the image's, the topmost first.
 /// Call it after [`private_mounts`].
 ///
@@ -49,7 +99,8 @@ pub fn mount_overlay(files: &ContainerPaths, layers: &[PathBuf], owner: Option<O
     let bottom = [rootfs.clone()];
     let layers = if layers.is_empty() { &bottom[..] } else { layers };
     let Some(owner) = owner else {
-        return overlay_mount(&rootfs, layers, &overlay, None);
+        let options = all_options(layers.iter().map(PathBuf::as_path), &overlay);
+        return overlay_mount(&rootfs, layers.len(), &options, None);
     };
     // Layers usually share one parent: idmap that once instead of every layer.
     let parent = common_parent(layers);
@@ -78,27 +129,8 @@ pub fn mount_overlay(files: &ContainerPaths, layers: &[PathBuf], owner: Option<O
         None => layers.iter().map(|layer| idmapped(layer)).collect::<Result<_>>()?,
     };
     let write_layer = idmapped(&overlay)?;
-    overlay_mount(&rootfs, &layers, &write_layer, Some(owner.uid_base))
-}
-
-fn prepare(files: &ContainerPaths) -> Result<()> {
-    for (folder, mode) in [
-        (files.rootfs(), 0o755),
-        (files.overlay(), 0o700),
-        (files.overlay().join("upper"), 0o755),
-        (files.overlay().join("work"), 0o700),
-    ] {
-        match fs::DirBuilder::new().mode(mode).create(&folder) {
-            Ok(()) => {
-                // The umask of whoever called must not decide how the container's / looks.
-                fs::set_permissions(&folder, fs::Permissions::from_mode(mode))
-                    .map_err(|source| Error::file("change the mode of", folder, source))?;
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(source) => return Err(Error::file("create", folder, source)),
-        }
-    }
-    Ok(())
+    let options = all_options(layers.iter().map(PathBuf::as_path), &write_layer);
+    overlay_mount(&rootfs, layers.len(), &options, Some(owner.uid_base))
 }
 
 /// The folder that holds all of `layers`, when there is one above the file system's root.
@@ -110,23 +142,32 @@ fn common_parent(layers: &[PathBuf]) -> Option<&Path> {
     (parent != Path::new("/")).then_some(parent)
 }
 
-fn overlay_mount(rootfs: &Path, layers: &[PathBuf], write: &Path, fs_owner: Option<u32>) -> Result<()> {
+fn lower_options<'a>(layers: impl Iterator<Item = &'a Path>) -> String {
     let mut options = String::from("lowerdir=");
-    for (index, layer) in layers.iter().enumerate() {
+    for (index, layer) in layers.enumerate() {
         if index > 0 {
             options.push(':');
         }
         push_escaped(&mut options, layer);
     }
+    options
+}
+
+fn all_options<'a>(layers: impl Iterator<Item = &'a Path>, write: &Path) -> String {
+    let mut options = lower_options(layers);
     for (name, folder) in [(",upperdir=", "upper"), (",workdir=", "work")] {
         options.push_str(name);
         push_escaped(&mut options, &write.join(folder));
     }
+    options
+}
+
+fn overlay_mount(rootfs: &Path, layers: usize, options: &str, fs_owner: Option<u32>) -> Result<()> {
     let page = 4096;
     if options.len() >= page {
-        return Err(Error::TooManyLayers { layers: layers.len(), bytes: options.len() });
+        return Err(Error::TooManyLayers { layers, bytes: options.len() });
     }
-    let mount = || mount(Some("overlay"), rootfs, Some("overlay"), MsFlags::empty(), Some(options.as_str()));
+    let mount = || mount(Some("overlay"), rootfs, Some("overlay"), MsFlags::empty(), Some(options));
     // overlayfs makes files with the credentials of whoever mounts it, and below an idmapped write layer the host's root does
     // not exist: mount as the container's.
     let mounted = match fs_owner {

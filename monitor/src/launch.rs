@@ -6,16 +6,17 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
+use rkvm_engine::layers::RootView;
 use rkvm_engine::namespaces::{Namespaces, NetNamespace, UidRange};
 use rkvm_engine::record::{ContainerRecord, NamespaceMode, NetworkMode};
 use rkvm_engine::rootfs::{self, Owner};
 use rkvm_engine::spec;
 use rkvm_engine::state::NetworkState;
-use rkvm_engine::volume::VolumeStore;
+use rkvm_engine::volume::{VolumeStore, copy_up};
 use rkvm_engine::{Container, Engine, Error, Result, network};
 use rkvm_net::Reservation;
 use rkvm_oci::runtime::{self, CreateOptions};
-use rkvm_oci::{Bundle, Phase, Rootfs, Timeline, Workload};
+use rkvm_oci::{Bundle, Kernel, Link, LinkForm, Phase, Rootfs, RootfsForm, Timeline, Workload};
 
 use rkvm_engine::stdio::{self, Streams, Wanted};
 
@@ -61,25 +62,31 @@ impl Launcher<'_> {
     pub fn start(&self, container: &Container, timeline: &mut Timeline) -> Result<Running> {
         let record = &container.record;
         let files = &container.paths;
+        let backend = self.engine.backend(record.isolation)?;
+        let needs = backend.needs();
         let joined = self.join(record)?;
         let range = match (record.security.userns == NamespaceMode::Private, joined.pids.is_empty()) {
             (true, true) => Some(UidRange::take(&self.engine.paths, container.id())?),
             _ => None,
         };
-        let net = match record.network.mode {
-            NetworkMode::Bridge | NetworkMode::None => NetNamespace::New,
-            NetworkMode::Host | NetworkMode::Container(_) => NetNamespace::Shared,
+        let net = match (needs.link, &record.network.mode) {
+            (LinkForm::Veth, NetworkMode::Bridge | NetworkMode::None) => NetNamespace::New,
+            (LinkForm::Veth, NetworkMode::Host | NetworkMode::Container(_)) | (LinkForm::Tap, _) => {
+                NetNamespace::Shared
+            }
         };
         let made = Namespaces::new(range.as_ref().map(UidRange::base), net)?;
         let uid_base = range.as_ref().map(UidRange::base).or(joined.uid_base);
         let user = made.user.or(joined.user);
         let net = made.net.or(joined.net);
-        let owner = user.as_ref().zip(uid_base).map(|(userns, uid_base)| Owner { userns, uid_base });
-        rootfs::mount_overlay(files, &record.image.layers, owner)?;
         let volumes = VolumeStore::new(&self.engine.paths.lib);
-        rkvm_engine::volume::copy_up::fill(&volumes, record, &files.rootfs(), uid_base)?;
+        let owner = user.as_ref().zip(uid_base).map(|(userns, uid_base)| Owner { userns, uid_base });
+        let (form, root) = match needs.rootfs {
+            RootfsForm::Mounted => self.mounted(container, owner, &volumes)?,
+            RootfsForm::Layers => self.layers(container, &volumes)?,
+        };
         timeline.mark(Phase::Rootfs);
-        let reservation = self.connect(record, net.as_ref())?;
+        let (reservation, link) = self.connect(record, needs.link, net.as_ref())?;
         network::write_files(
             record,
             files,
@@ -100,6 +107,8 @@ impl Launcher<'_> {
             joined: &joined.pids,
             volume_path: &|name| volumes.path(name),
             init_program: &own_program,
+            kernel: needs.kernel,
+            root: &root,
         })?;
         let uid = spec.process().as_ref().map_or(0, |process| process.user().uid());
         let bundle = write_bundle(files.bundle(), spec)?;
@@ -109,13 +118,12 @@ impl Launcher<'_> {
         if let Some(uid_base) = uid_base {
             stdio::give(&stdio, uid_base + uid).map_err(streams_failed)?;
         }
-        let backend = self.engine.backend(record.isolation)?;
         let store = self.engine.paths.runtime();
         let options = CreateOptions {
             id: container.id(),
             bundle: &bundle,
-            rootfs: Rootfs::Bundle,
-            link: None,
+            rootfs: form,
+            link,
             stdio,
             preserve_fds: 0,
             no_pivot: false,
@@ -139,6 +147,43 @@ impl Launcher<'_> {
         })
     }
 
+    /// Joins image and write layer on the host.
+    fn mounted(
+        &self,
+        container: &Container,
+        owner: Option<Owner<'_>>,
+        volumes: &VolumeStore,
+    ) -> Result<(Rootfs, RootView)> {
+        let files = &container.paths;
+        rootfs::mount_overlay(files, &container.record.image.layers, owner)?;
+        let uid_base = owner.map(|owner| owner.uid_base);
+        copy_up::fill(volumes, &container.record, uid_base, || Ok(files.rootfs()))?;
+        Ok((Rootfs::Bundle, RootView::Mounted(files.rootfs())))
+    }
+
+    /// Leaves the joining to the backend. Only a volume that takes its first content from the image needs a mount, for a moment.
+    fn layers(&self, container: &Container, volumes: &VolumeStore) -> Result<(Rootfs, RootView)> {
+        let (record, files) = (&container.record, &container.paths);
+        let image = self.engine.image_file(&record.image)?;
+        rootfs::prepare(files)?;
+        let layers = &record.image.layers;
+        // Owners on disk are the container's ids already.
+        copy_up::fill(volumes, record, None, || {
+            rootfs::mount_image(files, layers)?;
+            Ok(files.rootfs())
+        })?;
+        crate::unmount(container);
+        let transfer = files.transfer();
+        match fs::create_dir(&transfer) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(Error::file("create", transfer, error));
+            }
+            _ => {}
+        }
+        let form = Rootfs::Image { image, write_layer: files.overlay() };
+        Ok((form, RootView::layers(files, layers)))
+    }
+
     /// The namespaces of the containers that `record` names.
     fn join(&self, record: &ContainerRecord) -> Result<Joined> {
         let security = &record.security;
@@ -160,6 +205,13 @@ impl Launcher<'_> {
                     status: other.state.status,
                     hint: Some("start it first"),
                 });
+            }
+            if self.engine.backend(other.record.isolation)?.needs().kernel == Kernel::Own {
+                return Err(rkvm_oci::Error::unsupported(
+                    format!("joining a namespace of {}", other.name()),
+                    "it is a microVM, whose kernel shares no namespace with the host",
+                )
+                .into());
             }
             let pid = other.state.pid;
             let open = |name: &str| {
@@ -187,21 +239,35 @@ impl Launcher<'_> {
         Ok(joined)
     }
 
-    fn connect(&self, record: &ContainerRecord, net: Option<&OwnedFd>) -> Result<Option<Reservation>> {
-        match (&record.network.mode, net) {
-            (NetworkMode::Bridge, Some(net)) => {
-                let network = self.engine.network();
-                let ports = network::requested_ports(&record.network)?;
-                let reservation = network.reserve(&record.id, &record.name, &ports)?;
-                network.connect(net.as_fd(), &reservation)?;
-                Ok(Some(reservation))
-            }
-            (NetworkMode::None, Some(net)) => {
+    fn connect(
+        &self,
+        record: &ContainerRecord,
+        form: LinkForm,
+        net: Option<&OwnedFd>,
+    ) -> Result<(Option<Reservation>, Option<Link>)> {
+        if record.network.mode == NetworkMode::None {
+            if let Some(net) = net {
                 rkvm_net::loopback_up(net.as_fd())?;
-                Ok(None)
             }
-            _ => Ok(None),
+            return Ok((None, None));
         }
+        if record.network.mode != NetworkMode::Bridge {
+            return Ok((None, None));
+        }
+        let network = self.engine.network();
+        let ports = network::requested_ports(&record.network)?;
+        let reservation = network.reserve(&record.id, &record.name, &ports)?;
+        let link = match (form, net) {
+            (LinkForm::Veth, Some(net)) => {
+                network.connect(net.as_fd(), &reservation)?;
+                None
+            }
+            (LinkForm::Veth, None) => None,
+            (LinkForm::Tap, _) => {
+                Some(network::link(reservation.lease(), network.connect_tap(&reservation)?))
+            }
+        };
+        Ok((Some(reservation), link))
     }
 }
 

@@ -1,10 +1,9 @@
 //! `rkvm create`.
 
 use anyhow::Result;
-use rkvm_image::Store;
 
 use crate::context::Context;
-use crate::flags::{Attachment, ContainerFlags, pull};
+use crate::flags::{Attachment, ContainerFlags};
 use crate::pulling::Show;
 
 /// Flags of `rkvm create`.
@@ -18,8 +17,7 @@ pub struct Args {
 /// Makes a container and prints its id.
 pub fn run(args: Args, context: &Context) -> Result<u8> {
     let engine = context.engine();
-    let store = Store::open(&context.lib_dir);
-    let image = pull::image(&store, args.flags.image(), args.flags.pull, Show::Stderr)?;
+    let image = args.flags.fetch(&engine, Show::Stderr)?;
     let locked = args.flags.create(&engine, &image, Attachment::Foreground)?;
     println!("{}", locked.container.id());
     Ok(0)

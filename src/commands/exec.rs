@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use oci_spec::runtime::Process;
+use rkvm_engine::layers::RootView;
 use rkvm_engine::stdio::{self, Wanted};
 use rkvm_engine::{Container, ContainerStatus, Error, options, spec};
 use rkvm_oci::backend::ExecRequest;
 use rkvm_oci::lifecycle::Verb;
+use rkvm_oci::{Kernel, Needs, RootfsForm};
 
 use crate::attach::keys::DetachKeys;
 use crate::attach::relay;
@@ -70,7 +72,8 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
     if args.tty && feeds {
         start::require_terminal()?;
     }
-    let process = process(&args, &container, command)?;
+    let needs = engine.backend(container.record.isolation)?.needs();
+    let process = process(&args, &container, command, needs)?;
     let wanted = Wanted { tty: args.tty, stdin: feeds };
     let (stdio, mut streams) = stdio::make(wanted)?;
     if let Some(uid_base) = container.state.uid_base {
@@ -95,9 +98,14 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
     }
 }
 
-fn process(args: &Args, container: &Container, command: &[String]) -> Result<Process> {
+fn process(args: &Args, container: &Container, command: &[String], needs: Needs) -> Result<Process> {
     let record = &container.record;
-    let root = PathBuf::from(format!("/proc/{}/root", container.state.pid));
+    let root = match needs.rootfs {
+        RootfsForm::Mounted => {
+            RootView::Mounted(PathBuf::from(format!("/proc/{}/root", container.state.pid)))
+        }
+        RootfsForm::Layers => RootView::layers(&container.paths, &record.image.layers),
+    };
     let wanted = args.user.as_deref().unwrap_or(&record.process.user);
     let further = if args.user.is_none() { &record.process.group_add[..] } else { &[] };
     let user = spec::user::lookup(&root, wanted, further)?;
@@ -114,8 +122,8 @@ fn process(args: &Args, container: &Container, command: &[String]) -> Result<Pro
     let env = spec::environment(record, &given, args.tty, &user.home);
     let mut powers = record.clone();
     powers.security.privileged |= args.privileged;
-    let own_user_namespace = container.state.uid_base.is_some();
-    let capabilities = spec::capability_names(&powers, own_user_namespace);
+    let rules_itself = container.state.uid_base.is_some() || needs.kernel == Kernel::Own;
+    let capabilities = spec::capability_names(&powers, rules_itself);
     let mut process = spec::process(record, &capabilities, command.to_vec(), env, user.user)?;
     process.set_terminal(Some(args.tty));
     let workdir = args.workdir.as_deref().unwrap_or(&record.process.working_dir);

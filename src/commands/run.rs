@@ -5,14 +5,13 @@ use rkvm_engine::client::{Connection, StartResult};
 use rkvm_engine::engine::AnonymousVolumes;
 use rkvm_engine::protocol::Hello;
 use rkvm_engine::{Engine, store};
-use rkvm_image::Store;
 use rkvm_oci::{Phase, Timeline};
 
 use crate::attach::keys::DetachKeys;
 use crate::attach::{self, SignalProxy, terminal};
 use crate::commands::EXIT_ENGINE;
 use crate::context::Context;
-use crate::flags::{Attachment, ContainerFlags, pull};
+use crate::flags::{Attachment, ContainerFlags};
 use crate::pulling::Show;
 use crate::start;
 use crate::timings::{self, TimingsFormat};
@@ -54,8 +53,7 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
         start::require_terminal()?;
     }
     let show = if args.quiet { Show::Nothing } else { Show::Stderr };
-    let images = Store::open(&context.lib_dir);
-    let image = pull::image(&images, args.flags.image(), args.flags.pull, show)?;
+    let image = args.flags.fetch(&engine, show)?;
     timeline.mark(Phase::Image);
     let attachment = if args.detach { Attachment::Detached } else { Attachment::Foreground };
     let locked = args.flags.create(&engine, &image, attachment)?;

@@ -1,5 +1,6 @@
 //! The flags that `run` and `create` share, with Docker's names and grammars, and the record that they make.
 
+mod boot;
 pub mod limits;
 mod network;
 mod process;
@@ -17,9 +18,10 @@ use rkvm_engine::record::{
 };
 use rkvm_engine::{Engine, Locked, ids, options, store, volume::VolumeStore};
 use rkvm_image::Image;
-use rkvm_oci::Isolation;
 use rkvm_oci::runtime::rfc3339;
+use rkvm_oci::{Isolation, Kernel, RootfsForm};
 
+use crate::pulling::Show;
 use pull::PullPolicy;
 
 /// Flags of `run` and `create`.
@@ -69,6 +71,8 @@ pub struct ContainerFlags {
     #[command(flatten)]
     limits: limits::LimitFlags,
     #[command(flatten)]
+    boot: boot::BootFlags,
+    #[command(flatten)]
     security: security::SecurityFlags,
     /// Show this help
     #[arg(long, action = clap::ArgAction::Help)]
@@ -93,6 +97,20 @@ impl ContainerFlags {
         self.image_and_command.first().map(String::as_str).unwrap_or_default()
     }
 
+    /// The image, pulled if need be and in the form that the isolation wants. Whether the host can isolate so is checked before.
+    ///
+    /// # Errors
+    /// The isolation is not available, or the image is not.
+    pub fn fetch(&self, engine: &Engine, show: Show) -> Result<Image> {
+        let backend = engine.backend(self.isolation)?;
+        let store = rkvm_image::Store::open(&engine.paths.lib);
+        let image = pull::image(&store, self.image(), self.pull, show)?;
+        if backend.needs().rootfs == RootfsForm::Layers {
+            store.erofs(&image.id)?;
+        }
+        Ok(image)
+    }
+
     /// Whether the container is removed when it ends.
     pub fn auto_remove(&self) -> bool {
         self.rm
@@ -109,8 +127,6 @@ impl ContainerFlags {
             bail!("--cidfile {} exists already: remove it or choose another file", path.display());
         }
         let mut record = self.record(engine, image, attachment)?;
-        let backend = engine.backend(record.isolation)?;
-        drop(backend);
         // No volume is pruned between its making and the record that names it.
         let volumes = VolumeStore::new(&engine.paths.lib);
         let held = if record.mounts.iter().any(|mount| matches!(mount.kind, MountKind::Volume { .. })) {
@@ -175,6 +191,7 @@ impl ContainerFlags {
             network: NetworkConfig::default(),
             mounts: vec![],
             limits: Limits::default(),
+            boot: self.boot.boot()?,
             security: Security::default(),
             restart,
             auto_remove: self.rm,
@@ -189,13 +206,15 @@ impl ContainerFlags {
         record.mounts = self.storage.mounts(&config)?;
         self.limits.apply(&mut record.limits)?;
         self.security.apply(engine, &mut record)?;
-        check_together(&mut record)?;
+        let kernel = engine.backend(record.isolation)?.needs().kernel;
+        options::check_kernel(&record, kernel)?;
+        check_together(&mut record, kernel)?;
         Ok(record)
     }
 }
 
 /// What depends on several flags.
-fn check_together(record: &mut ContainerRecord) -> Result<()> {
+fn check_together(record: &mut ContainerRecord, kernel: Kernel) -> Result<()> {
     let shares_network = matches!(record.network.mode, NetworkMode::Host | NetworkMode::Container(_));
     if shares_network && !record.network.requested.is_empty() && record.network.mode != NetworkMode::Host {
         bail!("-p has no effect with --network container: publish the ports of that container");
@@ -203,9 +222,10 @@ fn check_together(record: &mut ContainerRecord) -> Result<()> {
     if !record.process.hostname.is_empty() && record.security.uts == NamespaceMode::Host {
         bail!("--hostname and --uts host contradict each other: leave one out");
     }
-    // A user namespace of its own has no rights over namespaces that belong to the host.
+    // A user namespace of its own has no rights over namespaces that belong to the host. What is privileged on a kernel of its own
+    // needs none of the host's.
     let security = &mut record.security;
-    let host = security.privileged
+    let host = (security.privileged && kernel == Kernel::Host)
         || record.network.mode == NetworkMode::Host
         || security.pid == NamespaceMode::Host
         || security.ipc == NamespaceMode::Host;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 use nix::mount::{MsFlags, mount};
+use rkvm_oci::RootfsForm;
 use rkvm_oci::runtime::process_start;
 
 use super::root::Root;
@@ -68,7 +69,11 @@ fn root_of_process(container: &Container) -> Result<Root> {
 fn mounted(engine: &Engine, container: &Container) -> Result<Root> {
     rootfs::private_mounts()?;
     // Owners on disk are the container's own ids, so nothing has to be mapped.
-    rootfs::mount_overlay(&container.paths, &container.record.image.layers, None)?;
+    let layers = &container.record.image.layers;
+    match engine.backend(container.record.isolation)?.needs().rootfs {
+        RootfsForm::Mounted => rootfs::mount_overlay(&container.paths, layers, None)?,
+        RootfsForm::Layers => rootfs::mount_guest_overlay(&container.paths, layers)?,
+    }
     let root = Root::container(&container.paths.rootfs(), 0)?;
     for mount in &container.record.mounts {
         join(engine, &root, mount)?;

@@ -1,10 +1,12 @@
 //! Values of command line flags, with Docker's grammars.
 
+mod kernel;
 mod limits;
 mod mounts;
 mod process;
 mod security;
 
+pub use kernel::check_kernel;
 pub use limits::{cpus, cpuset, log_options, memory, size, swap, ulimit};
 pub use mounts::{check_targets, mount, tmpfs, volume};
 pub use process::{env, env_file, labels, restart, sysctl};

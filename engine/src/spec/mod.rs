@@ -14,8 +14,11 @@ use oci_spec::runtime::{
     Root, Spec,
 };
 
+use rkvm_oci::Kernel;
+
 use crate::error::{Error, Result};
 use crate::ids;
+use crate::layers::RootView;
 use crate::paths::ContainerPaths;
 use crate::record::{ContainerRecord, NamespaceMode, NetworkMode, Seccomp, Security};
 
@@ -27,6 +30,8 @@ pub use resources::resources;
 pub const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Where `--init` puts the small init.
 pub const INIT_PATH: &str = "/sbin/rkvm-init";
+/// Folder inside a microVM in which the engine has what it needs to look at its files and processes; see [`crate::agent`].
+pub const AGENT_DIR: &str = "/dev/.rkvm";
 /// Size of /dev/shm without `--shm-size`, bytes (Docker's).
 pub const DEFAULT_SHM_BYTES: i64 = 64 << 20;
 
@@ -46,18 +51,23 @@ pub struct Inputs<'a> {
     pub joined: &'a HashMap<String, i32>,
     /// Host folder of the volume with this name.
     pub volume_path: &'a dyn Fn(&str) -> PathBuf,
-    /// Program that is bound to [`INIT_PATH`] for `--init`.
+    /// Program that is bound to [`INIT_PATH`] for `--init`, and into microVMs.
     pub init_program: &'a Path,
+    /// Whose kernel it runs on.
+    pub kernel: Kernel,
+    /// Its root filesystem.
+    pub root: &'a RootView,
 }
 
-/// Makes the configuration. The root filesystem is mounted: names of users are looked up in it.
+/// Makes the configuration. Names of users are looked up in the root filesystem.
 ///
 /// # Errors
 /// A user or group does not exist, a device is missing, a profile cannot be read.
 pub fn build(inputs: &Inputs<'_>) -> Result<Spec> {
     let record = inputs.record;
     let security = &record.security;
-    let capabilities = capabilities::names(security, inputs.uid_base.is_some());
+    let capabilities =
+        capabilities::names(security, inputs.uid_base.is_some() || inputs.kernel == Kernel::Own);
     let mut spec = Spec::default();
     spec.set_version("1.2.0".to_owned());
     let mut root = Root::default();
@@ -71,7 +81,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Spec> {
     if security.uts == NamespaceMode::Private && !record.process.domainname.is_empty() {
         spec.set_domainname(Some(record.process.domainname.clone()));
     }
-    let user = user::lookup(&inputs.files.rootfs(), &record.process.user, &record.process.group_add)?;
+    let user = user::lookup(inputs.root, &record.process.user, &record.process.group_add)?;
     let mut args: Vec<String> = record.process.args().cloned().collect();
     if record.process.init {
         args.splice(0..0, [INIT_PATH.to_owned(), "--".to_owned()]);
@@ -83,8 +93,10 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Spec> {
     process.set_oom_score_adj(record.limits.oom_score_adj);
     spec.set_process(Some(process));
     spec.set_mounts(Some(mounts::mounts(inputs)));
-    if !record.annotations.is_empty() {
-        spec.set_annotations(Some(record.annotations.clone().into_iter().collect()));
+    let annotations: HashMap<String, String> =
+        record.annotations.clone().into_iter().chain(record.boot.annotations()).collect();
+    if !annotations.is_empty() {
+        spec.set_annotations(Some(annotations));
     }
     spec.set_linux(Some(linux(inputs, &capabilities)?));
     Ok(spec)
@@ -185,7 +197,11 @@ fn linux(inputs: &Inputs<'_>, capabilities: &[String]) -> Result<Linux> {
     linux.set_namespaces(Some(namespaces(inputs)?));
     let parent = security.cgroup_parent.as_deref().unwrap_or("/rkvm");
     linux.set_cgroups_path(Some(Path::new("/").join(parent).join(&record.id)));
-    let mut devices = devices::devices(security)?;
+    let mut devices = match inputs.kernel {
+        Kernel::Host => devices::devices(security)?,
+        // It has devices of its own; those of the host were refused when it was created.
+        Kernel::Own => vec![],
+    };
     let mut resources = resources::resources(&record.limits);
     resources.set_devices(Some(devices::rules(security, &devices)?));
     linux.set_resources(Some(resources));
@@ -259,6 +275,8 @@ fn namespaces(inputs: &Inputs<'_>) -> Result<Vec<LinuxNamespace>> {
     }
     if let Some(path) = &inputs.net_namespace {
         push(LinuxNamespaceType::Network, Some(path.clone()));
+    } else if inputs.kernel == Kernel::Own {
+        push(LinuxNamespaceType::Network, None);
     }
     for (typ, mode, name) in [
         (LinuxNamespaceType::Pid, &security.pid, "pid"),

@@ -1,13 +1,12 @@
 //! `USER[:GROUP]` as Docker reads it: names are looked up in the container's own /etc/passwd and /etc/group.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use oci_spec::runtime::User;
 
 use crate::error::{Error, Result};
+use crate::layers::RootView;
 
 /// Most bytes that are read of a container's passwd or group: the file is the image's, and may be anything.
 const MAX_BYTES: u64 = 16 << 20;
@@ -27,14 +26,14 @@ struct Entry {
     rest: Vec<String>,
 }
 
-/// Looks up `wanted` and `further` groups in the root filesystem at `rootfs`.
+/// Looks up `wanted` and `further` groups in the root filesystem `root`.
 ///
 /// # Errors
 /// A name is not there, or a number is too large.
-pub fn lookup(rootfs: &Path, wanted: &str, further: &[String]) -> Result<Found> {
-    let users = read(rootfs, "etc/passwd");
+pub fn lookup(root: &RootView, wanted: &str, further: &[String]) -> Result<Found> {
+    let users = read(root, "etc/passwd");
     // /etc/group is only needed for names and memberships.
-    let groups = read(rootfs, "etc/group");
+    let groups = read(root, "etc/group");
     let (name, group) = match wanted.split_once(':') {
         Some((name, group)) => (name, Some(group).filter(|group| !group.is_empty())),
         None => (wanted, None),
@@ -90,14 +89,9 @@ fn parse_id(text: &str) -> Option<u32> {
 }
 
 /// Entries `name:x:id:rest...` of a file in the container; none when there is no such file.
-fn read(rootfs: &Path, file: &str) -> Vec<Entry> {
-    let Ok(root) = File::open(rootfs) else { return vec![] };
-    // The image chooses what is at this path: a link out of the root would read the host's file, a fifo would block.
-    let how = OpenHow::new()
-        .flags(OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    let Ok(fd) = openat2(&root, file, how) else { return vec![] };
-    BufReader::new(File::from(fd).take(MAX_BYTES))
+fn read(root: &RootView, file: &str) -> Vec<Entry> {
+    let Some(file) = root.open(Path::new(file)) else { return vec![] };
+    BufReader::new(file.take(MAX_BYTES))
         .lines()
         .map_while(|line| line.ok())
         .filter_map(|line| {
@@ -129,7 +123,8 @@ mod tests {
     #[test]
     fn names_numbers_groups_and_homes() {
         let root = root();
-        let found = |text: &str| lookup(root.path(), text, &[]).unwrap();
+        let view = RootView::Mounted(root.path().to_owned());
+        let found = |text: &str| lookup(&view, text, &[]).unwrap();
         let ids = |text: &str| {
             let user = found(text).user;
             (user.uid(), user.gid(), user.additional_gids().clone())
@@ -142,20 +137,21 @@ mod tests {
         assert_eq!(ids("1234:77"), (1234, 77, Some(vec![77])));
         assert_eq!(found("web").home, "/var/www");
         assert_eq!(found("1234").home, "/");
-        let more = lookup(root.path(), "0", &["shadow".to_owned(), "9".to_owned()]).unwrap();
+        let more = lookup(&view, "0", &["shadow".to_owned(), "9".to_owned()]).unwrap();
         assert_eq!(more.user.additional_gids().clone().unwrap(), [0, 42, 9]);
     }
 
     #[test]
     fn unknown_names_are_errors_and_links_do_not_leave_the_root() {
         let root = root();
+        let view = RootView::Mounted(root.path().to_owned());
         for text in ["nobody-here", "web:nobody-here", "4294967295"] {
-            assert!(lookup(root.path(), text, &[]).is_err(), "{text}");
+            assert!(lookup(&view, text, &[]).is_err(), "{text}");
         }
         let outside = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(outside.path(), "evil:x:7:7::/:\n").unwrap();
         std::fs::remove_file(root.path().join("etc/passwd")).unwrap();
         std::os::unix::fs::symlink(outside.path(), root.path().join("etc/passwd")).unwrap();
-        assert!(lookup(root.path(), "evil", &[]).is_err());
+        assert!(lookup(&view, "evil", &[]).is_err());
     }
 }

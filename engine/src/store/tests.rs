@@ -16,6 +16,7 @@ fn record() -> ContainerRecord {
             read_only: false,
         }],
         limits: Limits::default(),
+        boot: crate::record::Boot::default(),
         security: Security::default(),
         restart: RestartPolicy::OnFailure { max_retries: 3 },
         auto_remove: false,

@@ -181,6 +181,7 @@ pub(crate) mod tests {
             network: NetworkConfig::default(),
             mounts: vec![],
             limits: Limits::default(),
+            boot: crate::record::Boot::default(),
             security: Security::default(),
             restart: RestartPolicy::No,
             auto_remove: false,

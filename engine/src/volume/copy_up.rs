@@ -15,17 +15,19 @@ use crate::error::{Error, Result};
 use crate::namespaces::RANGE;
 use crate::record::{ContainerRecord, MountKind};
 
-/// Copies the image's content into every empty volume of `record`. `rootfs` is mounted; its owners are the container's ids
-/// plus `uid_base`, those of a volume are the container's ids.
+/// Copies the image's content into every empty volume of `record`. `rootfs` gives the folder where the root filesystem is mounted, once there is
+/// something to copy; its owners are the container's ids plus `uid_base`, those of a volume are the container's ids.
 ///
 /// # Errors
 /// Something cannot be read or written.
 pub fn fill(
     volumes: &VolumeStore,
     record: &ContainerRecord,
-    rootfs: &Path,
     uid_base: Option<u32>,
+    rootfs: impl FnOnce() -> Result<PathBuf>,
 ) -> Result<()> {
+    let mut rootfs = Some(rootfs);
+    let mut mounted = None;
     for mount in &record.mounts {
         let MountKind::Volume { name, no_copy: false, subpath, .. } = &mount.kind else { continue };
         if !subpath.is_empty() {
@@ -39,6 +41,10 @@ pub fn fill(
         if !empty {
             continue;
         }
+        if let Some(rootfs) = rootfs.take() {
+            mounted = Some(rootfs()?);
+        }
+        let Some(rootfs) = &mounted else { continue };
         if let Some(source) = open_in(rootfs, &mount.target)? {
             let copier = Copier { uid_base: uid_base.unwrap_or(0) };
             copier
