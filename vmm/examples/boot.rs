@@ -1,12 +1,13 @@
 //! Boots a kernel and prints its console, time stamps and exits: `boot KERNEL INITRD CPUS MIB CMDLINE...`. `BOOT_DISK` names a raw
-//! image for `vda`, `BOOT_SHARE` a folder for the guest, `BOOT_VSOCK` the path of the host's side of the guest's sockets, `BOOT_CONSOLE=quiet` leaves the console to panics,
-//! `BOOT_PROTOCOL=pvh` takes that entry.
+//! image for `vda`, `BOOT_TAP` a tap of this network namespace for `eth0`, `BOOT_SHARE` a folder for the guest, `BOOT_VSOCK` the path of
+//! the host's side of the guest's sockets, `BOOT_CONSOLE=quiet` leaves the console to panics, `BOOT_PROTOCOL=pvh` takes that entry.
 #![allow(clippy::unwrap_used, reason = "a developer's tool")]
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rkvm_oci::timeline::MonotonicNs;
+use rkvm_vmm::virtio::net::{Net, open_tap};
 use rkvm_vmm::virtio::{block::Block, fs::Fs, fs::Share, rng::Rng, vsock::Vsock};
 use rkvm_vmm::{Access, Console, Host, Image, Protocol, VmConfig, build};
 
@@ -30,6 +31,9 @@ fn main() {
     if let Some(path) = std::env::var_os("BOOT_DISK") {
         config.attach(Block::open(Path::new(&path), Access::ReadWrite, "rkvm-disk0").unwrap());
     }
+    if let Ok(name) = std::env::var("BOOT_TAP") {
+        config.attach(Net::new(open_tap(&name).unwrap(), [2, 0, 0, 0, 0, 2]).unwrap());
+    }
     if let Some(root) = std::env::var_os("BOOT_SHARE") {
         config.attach(Fs::open(&Share { root: root.into(), proc_self_fd: None }).unwrap());
     }
@@ -39,7 +43,7 @@ fn main() {
     let machine = build(&Host::open().unwrap(), config).unwrap();
     eprintln!("{}, built in {:?}", machine.kind(), begun.elapsed());
     machine.start().unwrap();
-    let end = machine.wait(Some(Duration::from_secs(10)));
+    let end = machine.wait(Some(Duration::from_secs(60)));
     eprintln!("end: {end} after {:?}", begun.elapsed());
     for marker in machine.markers() {
         eprintln!("marker {} at {:.2} ms", marker.value, (marker.at.0 - start.0) as f64 / 1e6);

@@ -26,6 +26,8 @@ pub enum ThreadKind {
     Vcpu,
     /// Serves the devices' queues.
     Devices,
+    /// Reads and writes a disk.
+    Disk,
 }
 
 /// What each thread of the machine does first.
@@ -116,6 +118,9 @@ impl Microvm {
         let setup = ThreadSetup { call: Arc::new(setup), events: Arc::clone(&self.events) };
         vcpu::install_kick()?;
         self.event_loop.start(setup.clone())?;
+        if let Some(vcpu) = lock(&self.waiting).first() {
+            vcpu.windows.start(&setup)?;
+        }
         for (index, vcpu) in lock(&self.waiting).drain(..).enumerate() {
             let setup = setup.clone();
             self.control.join();

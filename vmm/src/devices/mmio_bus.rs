@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::arch::x86_64::layout::{VIRTIO_MMIO_SIZE, VIRTIO_MMIO_START};
+use crate::error::Result;
 use crate::virtio::mmio::MmioTransport;
+use crate::vm::ThreadSetup;
 
 /// Every virtio device, by the order of their windows.
 #[derive(Debug, Clone, Default)]
@@ -15,6 +17,16 @@ impl MmioBus {
     /// Puts a device into the next window.
     pub fn push(&mut self, transport: MmioTransport) {
         self.windows.push(Arc::new(Mutex::new(transport)));
+    }
+
+    /// Starts the devices' own threads.
+    ///
+    /// # Errors
+    /// The host has no thread left.
+    pub(crate) fn start(&self, setup: &ThreadSetup) -> Result<()> {
+        self.windows
+            .iter()
+            .try_for_each(|window| window.lock().unwrap_or_else(PoisonError::into_inner).start(setup))
     }
 
     /// The guest reads at `address`; where nothing is, ones.

@@ -24,7 +24,9 @@ use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{Activation, FEATURE_EVENT_IDX, FEATURE_VERSION_1, Handler, Interrupt, VirtioDevice};
+use crate::error::Result;
 use crate::memory::GuestMemory;
+use crate::vm::ThreadSetup;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"virt");
 const VERSION_MODERN: u32 = 2;
@@ -108,6 +110,14 @@ impl MmioTransport {
             driver_features_page: 0,
             queue_selected: 0,
         }
+    }
+
+    /// Starts the device's own threads.
+    ///
+    /// # Errors
+    /// The host has no thread left.
+    pub fn start(&mut self, setup: &ThreadSetup) -> Result<()> {
+        self.device.start(setup)
     }
 
     /// The guest reads at `offset` of the window.
@@ -261,7 +271,7 @@ impl MmioTransport {
         let handler = self.device.activate(activation).ok()?;
         self.handler = self
             .loop_endpoint
-            .call_blocking(move |manager| -> Result<_, event_manager::Error> {
+            .call_blocking(move |manager| -> std::result::Result<_, event_manager::Error> {
                 Ok(manager.add_subscriber(handler))
             })
             .ok();

@@ -19,6 +19,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::error::Result;
 use crate::memory::GuestMemory;
+use crate::vm::ThreadSetup;
 
 /// VIRTIO_F_VERSION_1: every device here is a modern one.
 pub const FEATURE_VERSION_1: u64 = 1 << virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
@@ -65,6 +66,15 @@ pub trait VirtioDevice: Send {
     /// How many queues, from the first on, the driver must have set up before it may start the device.
     fn required_queues(&self) -> usize {
         self.queue_sizes().len()
+    }
+
+    /// Starts what threads of its own the device has; each calls `setup` first. Called once, when the machine starts: before that, the
+    /// process may have to enter namespaces, which it cannot with threads, and later it may not be allowed to make any.
+    ///
+    /// # Errors
+    /// The host has no thread left.
+    fn start(&mut self, _setup: &ThreadSetup) -> Result<()> {
+        Ok(())
     }
 
     /// Moves the queues to a handler for the event loop. Called when the driver says DRIVER_OK: once after each reset. The

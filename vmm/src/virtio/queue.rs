@@ -3,7 +3,9 @@
 //! Everything in a ring is the guest's to write, at any time. What no correct driver writes (an index that runs ahead by more than the
 //! ring holds, a head beyond its end) breaks the queue: it is not looked at again, and the device asks for a reset.
 
+use std::ops::Deref;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
@@ -47,13 +49,25 @@ impl VirtQueue {
     /// The next chain that the driver has made available. Without one, the driver's next notification has been asked for
     /// when this returns.
     pub fn pop<'m>(&mut self, memory: &'m GuestMemory) -> Option<DescriptorChain<&'m GuestMemory>> {
+        self.pop_with(&memory)
+    }
+
+    /// As [`Self::pop`]; the chain may go to another thread.
+    pub fn pop_shared(&mut self, memory: &Arc<GuestMemory>) -> Option<DescriptorChain<Arc<GuestMemory>>> {
+        self.pop_with(memory)
+    }
+
+    fn pop_with<M>(&mut self, memory: &M) -> Option<DescriptorChain<M>>
+    where
+        M: Clone + Deref<Target = GuestMemory>,
+    {
         if let Some(chain) = self.take(memory) {
             return Some(chain);
         }
-        if self.state == State::Broken {
+        if self.state == State::Broken || !self.queue.ready() {
             return None;
         }
-        match self.queue.enable_notification(memory) {
+        match self.queue.enable_notification(memory.deref()) {
             Ok(false) => None,
             // It came after the first look and before the request for a notification was visible.
             Ok(true) => {
@@ -70,12 +84,16 @@ impl VirtQueue {
         }
     }
 
-    fn take<'m>(&mut self, memory: &'m GuestMemory) -> Option<DescriptorChain<&'m GuestMemory>> {
-        if self.state == State::Broken {
+    fn take<M>(&mut self, memory: &M) -> Option<DescriptorChain<M>>
+    where
+        M: Clone + Deref<Target = GuestMemory>,
+    {
+        // A queue that the driver has not set up is in order, and empty.
+        if self.state == State::Broken || !self.queue.ready() {
             return None;
         }
         // `pop_descriptor_chain` would not tell a broken ring from an empty one.
-        match self.queue.iter(memory) {
+        match self.queue.iter(memory.clone()) {
             Ok(mut chains) => chains.next(),
             Err(_) => {
                 self.fail();

@@ -1,12 +1,14 @@
 //! Block device (virtio 1.2, section 5.2) over a raw file or a block device of the host.
 
-mod handler;
 mod request;
 mod sys;
+mod trouble;
+mod worker;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX,
@@ -14,8 +16,12 @@ use virtio_bindings::virtio_blk::{
 };
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 
-use super::{Activation, FEATURE_EVENT_IDX, FEATURE_VERSION_1, Handler, VirtioDevice};
+use self::trouble::Reports;
+pub use self::trouble::{DiskTrouble, OnTrouble};
+use self::worker::Workers;
+use super::{Activation, FEATURE_EVENT_IDX, FEATURE_INDIRECT, FEATURE_VERSION_1, Handler, VirtioDevice};
 use crate::error::{Error, Result};
+use crate::vm::ThreadSetup;
 
 /// Unit of the device's addresses, bytes, whatever the medium's own block size.
 pub const SECTOR_BYTES: u64 = 512;
@@ -38,7 +44,7 @@ pub enum Access {
 /// The device.
 #[derive(Debug)]
 pub struct Block {
-    medium: Medium,
+    workers: Workers,
     config: [u8; CONFIG_BYTES],
 }
 
@@ -50,6 +56,19 @@ pub(crate) struct Medium {
     pub access: Access,
     /// Serial number that the guest sees, padded with zeros.
     pub id: [u8; VIRTIO_BLK_ID_BYTES as usize],
+    pub reports: Reports,
+    tells_waiting: AtomicBool,
+}
+
+impl Medium {
+    /// Whether the file system says that a read would have to wait.
+    fn tells_waiting(&self) -> bool {
+        self.tells_waiting.load(Ordering::Relaxed)
+    }
+
+    fn tells_no_waiting(&self) {
+        self.tells_waiting.store(false, Ordering::Relaxed);
+    }
 }
 
 impl Block {
@@ -68,6 +87,8 @@ impl Block {
 
     /// As [`Block::open`], over an open file that errors call `name`.
     ///
+    /// Failures of the medium are told on standard error; see [`Block::on_trouble`].
+    ///
     /// # Errors
     /// Its size is not a whole number of sectors.
     pub fn new(mut file: File, name: &Path, access: Access, id: &str) -> Result<Self> {
@@ -81,7 +102,16 @@ impl Block {
         let mut serial = [0; VIRTIO_BLK_ID_BYTES as usize];
         serial.iter_mut().zip(id.bytes()).for_each(|(to, from)| *to = from);
         let sectors = bytes / SECTOR_BYTES;
-        Ok(Self { medium: Medium { file, sectors, access, id: serial }, config: config(sectors) })
+        let reports = Reports::new(name.into());
+        let medium =
+            Medium { file, sectors, access, id: serial, reports, tells_waiting: AtomicBool::new(true) };
+        Ok(Self { workers: Workers::new(medium), config: config(sectors) })
+    }
+
+    /// Has `tell` called, on a thread of the disk, when the medium fails: the guest sees only that its request did. At most
+    /// eight times. Only the first call counts.
+    pub fn on_trouble(&self, tell: OnTrouble) {
+        self.workers.medium().reports.tell_to(tell);
     }
 }
 
@@ -110,9 +140,12 @@ impl VirtioDevice for Block {
     }
 
     fn features(&self) -> u64 {
-        let common =
-            FEATURE_VERSION_1 | FEATURE_EVENT_IDX | 1 << VIRTIO_BLK_F_FLUSH | 1 << VIRTIO_BLK_F_SEG_MAX;
-        match self.medium.access {
+        let common = FEATURE_VERSION_1
+            | FEATURE_EVENT_IDX
+            | FEATURE_INDIRECT
+            | 1 << VIRTIO_BLK_F_FLUSH
+            | 1 << VIRTIO_BLK_F_SEG_MAX;
+        match self.workers.medium().access {
             Access::ReadOnly => common | 1 << VIRTIO_BLK_F_RO,
             Access::ReadWrite => common | 1 << VIRTIO_BLK_F_DISCARD | 1 << VIRTIO_BLK_F_WRITE_ZEROES,
         }
@@ -122,9 +155,11 @@ impl VirtioDevice for Block {
         &self.config
     }
 
+    fn start(&mut self, setup: &ThreadSetup) -> Result<()> {
+        self.workers.start(setup)
+    }
+
     fn activate(&mut self, activation: Activation) -> Result<Handler> {
-        let file = self.medium.file.try_clone().map_err(Error::os("share a disk's descriptor"))?;
-        let medium = Medium { file, ..self.medium };
-        Ok(Box::new(handler::BlockHandler::new(medium, activation)?))
+        Ok(Box::new(self.workers.activate(activation)?))
     }
 }
