@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Boots of our VMM and of QEMU's microvm, interleaved, with the same kernel and initramfs. Arguments go to the
+# benchmark; `--help` lists them.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=dev/lib.sh
+. dev/lib.sh
+
+[ -w /dev/kvm ] || die "/dev/kvm is missing or not writable: no virtual machine can run here"
+need_packages "${BUILD_PACKAGES[@]}" qemu-system-x86
+need_cargo
+guest/kernel/build.sh >/dev/null
+exec cargo bench --quiet -p rkvm-vmm --bench boot -- "$@"

@@ -1,0 +1,179 @@
+//! Boots of our VMM and of QEMU's microvm, interleaved: process start to the first byte of PID 1, with the same kernel and the same
+//! initramfs. `./x bench vm` runs it.
+//!
+//! Both machines get that byte at the same I/O port (QEMU: isa-debugcon) and pass it on to a pipe, where the clock stops. Our side is this
+//! program itself, started anew for each boot with `machine` as its first argument.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark ends when anything is missing")]
+
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+mod machine;
+mod statistics;
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rkvm_oci::timeline::MonotonicNs;
+use statistics::{median, ratio};
+
+const USAGE: &str = "options: --boots N (default 40), --cpus N[,N...] (default 1,2), --memory MIB (default 256), --kernel FILE, \
+                     --initrd FILE (default: an init of a few instructions), --ours (without QEMU)";
+const CMDLINE: &str = "quiet reboot=t panic=-1 8250.nr_uarts=0";
+const QEMU: &str = "qemu-system-x86_64";
+
+struct Options {
+    boots: usize,
+    cpus: Vec<u8>,
+    memory_mib: u32,
+    kernel: PathBuf,
+    initrd: PathBuf,
+    with_qemu: bool,
+}
+
+/// What one boot of ours says of itself, besides how long it took.
+#[derive(Debug, Default)]
+struct Report {
+    lines: Vec<(String, f64)>,
+}
+
+fn main() {
+    let mut arguments = std::env::args().skip(1).peekable();
+    if arguments.next_if(|first| first == "machine").is_some() {
+        return machine::run(&arguments.collect::<Vec<_>>());
+    }
+    let initrd = tempfile::NamedTempFile::new().unwrap();
+    let code = [support::mark(1), support::pause()].concat();
+    std::fs::write(initrd.path(), support::initramfs(&code)).unwrap();
+    let options = options(arguments, initrd.path());
+    for cpus in &options.cpus {
+        compare(&options, *cpus);
+    }
+}
+
+fn options(mut arguments: impl Iterator<Item = String>, initrd: &Path) -> Options {
+    let mut options = Options {
+        boots: 40,
+        cpus: vec![1, 2],
+        memory_mib: 256,
+        kernel: PathBuf::new(),
+        initrd: initrd.into(),
+        with_qemu: true,
+    };
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().expect(USAGE);
+        match argument.as_str() {
+            "--boots" => options.boots = value().parse().expect(USAGE),
+            "--cpus" => options.cpus = value().split(',').map(|text| text.parse().expect(USAGE)).collect(),
+            "--memory" => options.memory_mib = value().parse().expect(USAGE),
+            "--kernel" => options.kernel = value().into(),
+            "--initrd" => options.initrd = value().into(),
+            "--ours" => options.with_qemu = false,
+            "--help" => {
+                println!("{USAGE}");
+                std::process::exit(0);
+            }
+            // cargo bench adds this one.
+            "--bench" => {}
+            _ => panic!("unknown option {argument}; {USAGE}"),
+        }
+    }
+    if options.kernel.as_os_str().is_empty() {
+        options.kernel = support::kernel();
+    }
+    options
+}
+
+fn compare(options: &Options, cpus: u8) {
+    let (mut ours, mut qemus, mut reports) = (Vec::new(), Vec::new(), Vec::new());
+    for boot in 0..options.boots {
+        let mut turns = vec![true];
+        if options.with_qemu {
+            turns.insert(boot % 2, false);
+        }
+        for is_ours in turns {
+            if is_ours {
+                let (ms, report) = boot_ours(options, cpus);
+                ours.push(ms);
+                reports.push(report);
+            } else {
+                qemus.push(boot_qemu(options, cpus));
+            }
+        }
+    }
+    let (boots, memory) = (options.boots, options.memory_mib);
+    println!("\n{boots} boots each, interleaved, {cpus} vCPU, {memory} MiB: process start to PID 1, ms");
+    println!("  rkvm   median {:6.1}   least {:6.1}", median(&ours), least(&ours));
+    if !qemus.is_empty() {
+        println!("  QEMU   median {:6.1}   least {:6.1}", median(&qemus), least(&qemus));
+        let (middle, low, high) = ratio(&ours, &qemus);
+        println!("  ratio  {middle:.2} (95% interval {low:.2} to {high:.2}); aim: at most 0.60");
+    }
+    println!("  medians of our boots:");
+    for (name, _) in &reports[0].lines {
+        let values: Vec<f64> = reports
+            .iter()
+            .flat_map(|report| report.lines.iter().filter(|line| line.0 == *name).map(|line| line.1))
+            .collect();
+        println!("    {name:<44} {:8.2}", median(&values));
+    }
+}
+
+fn least(values: &[f64]) -> f64 {
+    values.iter().copied().fold(f64::INFINITY, f64::min)
+}
+
+/// Starts `command` and waits for the first byte on its output; milliseconds, and the process.
+fn first_byte(command: &mut Command) -> (f64, Child) {
+    let begun = MonotonicNs::now();
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("the program starts");
+    let mut byte = [0];
+    let read = child.stdout.as_mut().unwrap().read_exact(&mut byte);
+    let ms = (MonotonicNs::now().0 - begun.0) as f64 / 1e6;
+    if read.is_err() || byte != [1] {
+        let _ = child.kill();
+        panic!("{command:?} ended without the first byte of PID 1: {:?}", child.wait());
+    }
+    (ms, child)
+}
+
+fn boot_ours(options: &Options, cpus: u8) -> (f64, Report) {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .arg("machine")
+        .args([&options.kernel, &options.initrd])
+        .args([cpus.to_string(), options.memory_mib.to_string(), CMDLINE.to_owned()])
+        .arg(MonotonicNs::now().0.to_string());
+    let (ms, mut child) = first_byte(&mut command);
+    let mut report = Report::default();
+    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+        let line = line.unwrap();
+        let (name, value) = line.rsplit_once(' ').expect("a name and a number");
+        report.lines.push((name.to_owned(), value.parse().expect("a number")));
+    }
+    assert!(child.wait().unwrap().success());
+    (ms, report)
+}
+
+fn boot_qemu(options: &Options, cpus: u8) -> f64 {
+    let mut command = Command::new(QEMU);
+    command
+        .args(["-M", "microvm,acpi=off,pit=off,pic=off,rtc=off,isa-serial=off", "-accel", "kvm"])
+        .args(["-cpu", "host,migratable=off,+invtsc", "-smp", &cpus.to_string()])
+        .args(["-m", &options.memory_mib.to_string(), "-nodefaults", "-no-user-config", "-display", "none"])
+        .args(["-no-reboot", "-chardev", "stdio,id=port,signal=off"])
+        .args(["-device", "isa-debugcon,iobase=0x5b0,chardev=port"])
+        .arg("-kernel")
+        .arg(&options.kernel)
+        .arg("-initrd")
+        .arg(&options.initrd)
+        .args(["-append", CMDLINE]);
+    let (ms, mut child) = first_byte(&mut command);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // Tearing a VM down costs the host a while; it is not to disturb the next boot.
+    std::thread::sleep(Duration::from_millis(20));
+    ms
+}
