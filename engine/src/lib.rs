@@ -4,6 +4,7 @@
 //! ([`record::ContainerRecord`]) and what became of it ([`state::ContainerState`]). [`Engine`] reads them, compares them with the
 //! processes that really are there, and repairs what a killed monitor or a reboot left behind.
 
+pub mod agent;
 pub mod client;
 pub mod copy;
 pub mod diff;

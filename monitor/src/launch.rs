@@ -174,12 +174,13 @@ impl Launcher<'_> {
         })?;
         crate::unmount(container);
         let transfer = files.transfer();
-        match fs::create_dir(&transfer) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-                return Err(Error::file("create", transfer, error));
+        match fs::remove_dir_all(&transfer) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::file("remove", transfer, error));
             }
             _ => {}
         }
+        fs::create_dir(&transfer).map_err(|source| Error::file("create", transfer, source))?;
         let form = Rootfs::Image { image, write_layer: files.overlay() };
         Ok((form, RootView::layers(files, layers)))
     }

@@ -22,8 +22,8 @@ use rkvm_engine::log::Writer;
 use rkvm_engine::protocol::{self, Exited, Hello, Kind, StartFailed, Started};
 use rkvm_engine::store::Locked;
 use rkvm_engine::{
-    BackendFn, Container, ContainerState, ContainerStatus, Engine, Error, Paths, Result, liveness, rootfs,
-    store,
+    BackendFn, Container, ContainerState, ContainerStatus, Engine, Error, Paths, Result, agent, liveness,
+    rootfs, store,
 };
 use rkvm_oci::runtime::rfc3339;
 use rkvm_oci::{ExitStatus, Signal, Timeline};
@@ -32,13 +32,16 @@ use launch::{Launcher, Running};
 use session::Session;
 
 /// The program `rkvm-monitor RUN-DIR LIB-DIR ID`, with a connected socket of its client as standard input; under the name of
-/// the small init, that.
+/// the small init or of the agent in a microVM, that.
 pub fn main(backend: BackendFn) -> ExitCode {
     let mut args = std::env::args();
     let name = args.next();
     let args: Vec<String> = args.collect();
     if init::is_asked_for(name.as_deref()) {
         return ExitCode::from(init::run(&args));
+    }
+    if agent::is_asked_for(name.as_deref()) {
+        return ExitCode::from(agent::run(&args));
     }
     let [run, lib, id] = &args[..] else {
         eprintln!("rkvm-monitor is started by rkvm, one a container; use `rkvm run`");

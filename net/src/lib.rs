@@ -24,7 +24,7 @@ mod tap;
 
 pub use error::{Error, Holder, Result};
 pub use lease::{Lease, PublishedPort};
-pub use network::{Network, Reservation, loopback_up};
+pub use network::{Network, Reservation, link_name, loopback_up};
 pub use port::{HostPorts, PortMapping, Protocol};
 pub use subnet::Subnet;
 pub use tap::VNET_HEADER_BYTES;

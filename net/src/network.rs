@@ -120,7 +120,7 @@ impl Network {
             prefix: subnet.prefix,
             gateway: subnet.gateway(),
             mac: link::mac_of(address),
-            host_link: host_link(container_id),
+            host_link: link_name(container_id),
             ports,
             owner_pid: std::process::id(),
         };
@@ -526,7 +526,7 @@ fn lock_host() -> Result<Flock<File>> {
 }
 
 /// Name of the host's end of a container's link: at most 15 characters (IFNAMSIZ).
-fn host_link(container_id: &str) -> String {
+pub fn link_name(container_id: &str) -> String {
     format!("rkv{}", container_id.get(..12).unwrap_or(container_id))
 }
 

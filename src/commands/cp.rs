@@ -4,8 +4,11 @@ use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use rkvm_engine::agent::Inside;
 use rkvm_engine::copy::{self, Links, Ownership, Report, Root};
 use rkvm_engine::format::human;
+use rkvm_engine::{Container, Engine, Locked};
+use rkvm_oci::Kernel;
 
 use crate::context::Context;
 
@@ -68,38 +71,61 @@ impl End {
     }
 }
 
+/// How the files of a container are reached.
+enum Files<'a> {
+    /// From here. The second value keeps a container that does not run from being started meanwhile.
+    Here(Root, Option<Box<Locked>>),
+    /// By a program inside.
+    Inside(Inside<'a>),
+}
+
+impl<'a> Files<'a> {
+    fn open(engine: &'a Engine, container: &'a Container) -> Result<Self> {
+        let own_kernel = engine.backend(container.record.isolation)?.needs().kernel == Kernel::Own;
+        if own_kernel && container.state.status.has_processes() {
+            return Ok(Self::Inside(Inside::new(engine, container, "copy files of")?));
+        }
+        let (root, lock) = copy::container_root(engine, container)?;
+        Ok(Self::Here(root, lock.map(Box::new)))
+    }
+}
+
 /// Copies between the host and a container.
 pub fn run(args: Args, context: &Context) -> Result<u8> {
     let ownership = if args.archive { Ownership::Preserve } else { Ownership::Destination };
     let links = if args.follow_link { Links::Follow } else { Links::Keep };
     let engine = context.engine();
-    // The second value keeps a container that does not run from being started meanwhile.
-    let open = |name: &str| -> Result<_> {
-        let container = engine.find(name)?;
-        Ok(copy::container_root(&engine, &container)?)
-    };
     let report = match (End::parse(&args.source)?, End::parse(&args.target)?) {
         (End::Container { name, path }, End::Stream) => {
             if io::stdout().is_terminal() {
                 bail!("a tar archive is not for a terminal: redirect standard output");
             }
-            let (root, _lock) = open(&name)?;
-            copy::pack(&root, &path, io::BufWriter::with_capacity(1 << 16, io::stdout().lock()), links)?
+            let mut output = io::BufWriter::with_capacity(1 << 16, io::stdout());
+            match Files::open(&engine, &engine.find(&name)?)? {
+                Files::Here(root, _lock) => copy::pack(&root, &path, output, links)?,
+                Files::Inside(inside) => inside.pack(&path, &mut output, links)?,
+            }
         }
         (End::Stream, End::Container { name, path }) => {
-            let (root, _lock) = open(&name)?;
-            copy::unpack(io::stdin().lock(), &root, &path, ownership)?
+            match Files::open(&engine, &engine.find(&name)?)? {
+                Files::Here(root, _lock) => copy::unpack(io::stdin().lock(), &root, &path, ownership)?,
+                Files::Inside(inside) => inside.unpack(&mut io::stdin(), &path, ownership)?,
+            }
         }
         (End::Container { name, path }, End::Host(target)) => {
             // Before the container is mounted in a namespace that shows the host as it is now.
             let host = Root::host()?;
-            let (root, _lock) = open(&name)?;
-            copy::copy(&root, &path, &host, &target, ownership, links)?
+            match Files::open(&engine, &engine.find(&name)?)? {
+                Files::Here(root, _lock) => copy::copy(&root, &path, &host, &target, ownership, links)?,
+                Files::Inside(inside) => inside.copy_out(&path, &host, &target, ownership, links)?,
+            }
         }
         (End::Host(source), End::Container { name, path }) => {
             let host = Root::host()?;
-            let (root, _lock) = open(&name)?;
-            copy::copy(&host, &source, &root, &path, ownership, links)?
+            match Files::open(&engine, &engine.find(&name)?)? {
+                Files::Here(root, _lock) => copy::copy(&host, &source, &root, &path, ownership, links)?,
+                Files::Inside(inside) => inside.copy_in(&host, &source, &path, ownership, links)?,
+            }
         }
         (End::Container { .. }, End::Container { .. }) => {
             bail!("copying between containers is not supported: copy to the host first")

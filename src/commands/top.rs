@@ -3,8 +3,11 @@
 use std::process::Command;
 
 use anyhow::{Context as _, Error, Result, bail};
+use rkvm_engine::agent::Inside;
 use rkvm_engine::format::table;
 use rkvm_engine::view::top::{HEADER, Process, only};
+
+use rkvm_oci::Kernel;
 
 use crate::context::Context;
 use crate::output;
@@ -14,7 +17,7 @@ Examples:
   rkvm top web
   rkvm top web -o pid,rss,args      options for the host's ps, which must show the column PID
 
-Process ids are those of the host.";
+Process ids are those of the host, or of the guest in a microVM, where there are no options.";
 
 /// Flags of `rkvm top`.
 #[derive(Debug, clap::Args)]
@@ -33,6 +36,19 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
     let container = engine.find(&args.container)?;
     if !container.state.status.has_processes() {
         bail!("container {} is not running: it is {}", args.container, container.state.status);
+    }
+    let own_kernel = engine.backend(container.record.isolation)?.needs().kernel == Kernel::Own;
+    if own_kernel {
+        if !args.options.is_empty() {
+            bail!(
+                "the host's ps cannot look into a microVM: `rkvm exec {} ps {}` runs that of its image",
+                args.container,
+                args.options.join(" ")
+            );
+        }
+        let lines = Inside::new(&engine, &container, "list the processes of")?.processes()?;
+        output::print(&table::align(&format!("{HEADER}\n{}", lines.trim_end())))?;
+        return Ok(0);
     }
     let mut pids = engine.open(&container)?.workload.processes()?;
     pids.sort_unstable();

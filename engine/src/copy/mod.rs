@@ -89,6 +89,12 @@ pub enum CopyError {
         #[source]
         source: io::Error,
     },
+    /// A microVM refused; in its own words.
+    #[error("{message}")]
+    Inside {
+        /// What it said.
+        message: String,
+    },
     /// The container's root filesystem cannot be reached.
     #[error(transparent)]
     Engine(Box<crate::Error>),
@@ -131,7 +137,7 @@ pub enum Links {
 }
 
 /// What was copied.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Report {
     /// Bytes of content.
     pub bytes: u64,

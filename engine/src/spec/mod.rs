@@ -30,8 +30,6 @@ pub use resources::resources;
 pub const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Where `--init` puts the small init.
 pub const INIT_PATH: &str = "/sbin/rkvm-init";
-/// Folder inside a microVM in which the engine has what it needs to look at its files and processes; see [`crate::agent`].
-pub const AGENT_DIR: &str = "/dev/.rkvm";
 /// Size of /dev/shm without `--shm-size`, bytes (Docker's).
 pub const DEFAULT_SHM_BYTES: i64 = 64 << 20;
 

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::Mount;
 use rkvm_oci::Kernel;
 
-use super::{AGENT_DIR, DEFAULT_SHM_BYTES, INIT_PATH, Inputs};
+use super::{DEFAULT_SHM_BYTES, INIT_PATH, Inputs};
+use crate::agent::AGENT_DIR;
 use crate::record::{DeviceMapping, MountConfig, MountKind, NamespaceMode};
 
 /// All mounts, in the order in which they are made.
@@ -38,7 +39,7 @@ pub fn mounts(inputs: &Inputs<'_>) -> Vec<Mount> {
         // On the tmpfs of /dev, so that it shows neither in the image nor in the write layer.
         let options = ["bind", "ro", "nosuid", "nodev", "rprivate"];
         mounts.push(bind(inputs, inputs.init_program, &format!("{AGENT_DIR}/agent"), &options));
-        let options = ["bind", "nosuid", "nodev", "noexec", "rprivate"];
+        let options = ["bind", "ro", "nosuid", "nodev", "noexec", "rprivate"];
         mounts.push(bind(inputs, &inputs.files.transfer(), &format!("{AGENT_DIR}/transfer"), &options));
     }
     let mut wanted: Vec<&MountConfig> = record.mounts.iter().collect();

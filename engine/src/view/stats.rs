@@ -1,8 +1,10 @@
 //! Rows of `stats`.
 
 use std::fs;
+use std::path::Path;
 use std::time::Instant;
 
+use rkvm_oci::LinkForm;
 use rkvm_oci::stats::Stats;
 
 use super::ps::Width;
@@ -47,9 +49,21 @@ impl Sample {
             return Ok(None);
         }
         let stats = engine.open(container)?.workload.stats()?;
-        let net = fs::read_to_string(format!("/proc/{}/net/dev", container.state.pid)).ok();
-        Ok(Some(Self { at: Instant::now(), stats, net: net.map(|text| traffic(&text)) }))
+        let net = match engine.backend(container.record.isolation)?.needs().link {
+            LinkForm::Veth => fs::read_to_string(format!("/proc/{}/net/dev", container.state.pid))
+                .ok()
+                .map(|text| traffic(&text)),
+            LinkForm::Tap => tap_traffic(container.id()),
+        };
+        Ok(Some(Self { at: Instant::now(), stats, net }))
     }
+}
+
+/// Bytes that a microVM received and sent, which its tap sent and received; `None` without one.
+fn tap_traffic(id: &str) -> Option<(u64, u64)> {
+    let folder = Path::new("/sys/class/net").join(rkvm_net::link_name(id)).join("statistics");
+    let bytes = |name: &str| fs::read_to_string(folder.join(name)).ok()?.trim().parse().ok();
+    Some((bytes("tx_bytes")?, bytes("rx_bytes")?))
 }
 
 /// Bytes received and sent over every link but the loopback one (proc_pid_net(5), `dev`).

@@ -73,6 +73,24 @@ impl Process {
 /// What stands above the lines.
 pub const HEADER: &str = "UID\tPID\tPPID\tC\tSTIME\tTTY\tTIME\tCMD";
 
+/// Lines of all processes that this one can see, but of itself and of the kernel's own.
+pub fn all_but_own() -> String {
+    let own = std::process::id() as i32;
+    let mut pids: Vec<i32> = fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| *pid != own && !is_kernel_thread(*pid))
+        .collect();
+    pids.sort_unstable();
+    pids.into_iter().filter_map(|pid| Some(Process::read(pid, 0)?.line() + "\n")).collect()
+}
+
+/// A kernel thread has no program.
+fn is_kernel_thread(pid: i32) -> bool {
+    pid == 2 || Process::read(pid, 0).is_some_and(|process| process.parent == 2)
+}
+
 /// The controlling terminal from its device number (proc_pid_stat(5), `tty_nr`).
 fn terminal(device: i64) -> String {
     let major = (device >> 8) & 0xfff;
