@@ -11,14 +11,16 @@ pub struct Context {
     pub run_dir: PathBuf,
     /// Images, containers, volumes: `/var/lib/rkvm`, or `ROOT/lib`.
     pub lib_dir: PathBuf,
+    /// `--root`/`RKVM_ROOT`, for the commands that call this program again.
+    pub root: Option<PathBuf>,
 }
 
 impl Context {
     /// The folders for `--root`/`RKVM_ROOT` (`root`), or the defaults without it.
     pub fn new(root: Option<PathBuf>) -> Self {
         match root {
-            Some(root) => Self { run_dir: root.join("run"), lib_dir: root.join("lib") },
-            None => Self { run_dir: "/run/rkvm".into(), lib_dir: "/var/lib/rkvm".into() },
+            Some(root) => Self { run_dir: root.join("run"), lib_dir: root.join("lib"), root: Some(root) },
+            None => Self { run_dir: "/run/rkvm".into(), lib_dir: "/var/lib/rkvm".into(), root: None },
         }
     }
 

@@ -10,7 +10,7 @@ use rkvm_oci::Timeline;
 pub enum TimingsFormat {
     /// A line a phase.
     Table,
-    /// One JSON object.
+    /// One JSON object: each phase, and when the first began (CLOCK_MONOTONIC, nanoseconds).
     Json,
 }
 
@@ -43,7 +43,11 @@ pub fn print(timeline: &Timeline, format: TimingsFormat) -> Result<()> {
                 .durations()
                 .map(|(phase, ns)| serde_json::json!({"phase": phase.name(), "ns": ns}))
                 .collect();
-            let report = serde_json::json!({"phases": phases, "total_ns": timeline.total_ns()});
+            let report = serde_json::json!({
+                "phases": phases,
+                "start_ns": timeline.start.0,
+                "total_ns": timeline.total_ns(),
+            });
             eprintln!("{}", serde_json::to_string(&report)?);
         }
     }

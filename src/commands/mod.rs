@@ -28,6 +28,8 @@ macro_rules! verbs {
 verbs! {
     /// Attach to a running container
     Attach => attach,
+    /// Measure how long starts take in each isolation, or compare two measurements
+    Compare => compare,
     /// Print the script with which a shell completes this command line
     Completion => completion,
     /// Work with containers

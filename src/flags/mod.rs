@@ -91,7 +91,23 @@ pub enum Attachment {
     Detached,
 }
 
+/// The flags alone, for a command line that is not the process' own.
+#[derive(clap::Parser)]
+#[command(disable_help_flag = true)]
+struct Alone {
+    #[command(flatten)]
+    flags: ContainerFlags,
+}
+
 impl ContainerFlags {
+    /// The flags in `words`, the first of which is skipped.
+    ///
+    /// # Errors
+    /// They cannot be understood.
+    pub fn parse_words(words: &[&str]) -> Result<Self> {
+        Ok(<Alone as clap::Parser>::try_parse_from(words)?.flags)
+    }
+
     /// The image's name.
     pub fn image(&self) -> &str {
         self.image_and_command.first().map(String::as_str).unwrap_or_default()
@@ -163,7 +179,11 @@ impl ContainerFlags {
         written.map_err(|source| rkvm_engine::Error::file("write", path, source).into())
     }
 
-    fn record(&self, engine: &Engine, image: &Image, attachment: Attachment) -> Result<ContainerRecord> {
+    /// The record that these flags make.
+    ///
+    /// # Errors
+    /// A flag makes no sense.
+    pub fn record(&self, engine: &Engine, image: &Image, attachment: Attachment) -> Result<ContainerRecord> {
         let restart = options::restart(&self.restart)?;
         if self.rm && restart != RestartPolicy::No {
             bail!("--rm and --restart {restart} contradict each other: leave one out");

@@ -1,4 +1,4 @@
-//! The same report for different readers.
+//! The same report for different readers. Every renderer reads the model alone.
 
 pub mod csv;
 pub mod facts;
@@ -6,3 +6,4 @@ pub mod html;
 pub mod latex;
 pub mod number;
 pub mod svg;
+pub mod text;

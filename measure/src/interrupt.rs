@@ -1,0 +1,28 @@
+//! SIGINT and SIGTERM end a measurement in an orderly way.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
+
+mod sys;
+
+static REQUESTED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn note(_signal: i32) {
+    REQUESTED.store(true, Ordering::Relaxed);
+}
+
+/// From now on the two signals only make [`requested`] true. A second one ends the process as usual.
+pub fn watch() {
+    // SA_RESETHAND: whoever insists is not held up. SA_RESTART: no call fails because of it.
+    let flags = SaFlags::SA_RESETHAND | SaFlags::SA_RESTART;
+    let action = SigAction::new(SigHandler::Handler(note), flags, SigSet::empty());
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        sys::install(signal, &action);
+    }
+}
+
+/// Whether one of the signals has come.
+pub fn requested() -> bool {
+    REQUESTED.load(Ordering::Relaxed)
+}

@@ -1,0 +1,94 @@
+//! Other programs, measured on the same image.
+
+mod network;
+mod oci;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::contestant::Contestant;
+use crate::error::{Error, Result};
+use crate::model::Missing;
+use crate::probe::Probe;
+use crate::process::helper;
+
+/// What peers run.
+#[derive(Debug, Clone)]
+pub struct Workload {
+    /// Folders of the image's layers, the topmost first, in overlayfs' form.
+    pub layers: Vec<PathBuf>,
+    /// The OCI configuration that rkvm itself would use in the host's user namespace: same program, environment, limits,
+    /// capabilities, seccomp filter, mounts.
+    pub spec: Value,
+    /// Folder for their files.
+    pub folder: PathBuf,
+}
+
+/// Peers that were asked for.
+#[derive(Default)]
+pub struct Peers {
+    /// Those that can take part.
+    pub found: Vec<Box<dyn Contestant>>,
+    /// Those that cannot.
+    pub missing: Vec<Missing>,
+    /// Version lines of those that can.
+    pub versions: BTreeMap<String, String>,
+}
+
+/// All names that `--with` takes.
+pub const KNOWN: [&str; 2] = ["runc", "crun"];
+
+/// Checks names before anything is measured.
+///
+/// # Errors
+/// One is not known.
+pub fn check(names: &[String]) -> Result<()> {
+    match names.iter().find(|name| !KNOWN.contains(&name.as_str())) {
+        Some(name) => Err(Error::invalid("--with", name, format!("there are {}", KNOWN.join(", ")))),
+        None => Ok(()),
+    }
+}
+
+/// The peers with these names. `probe` decides whether they need a network.
+///
+/// # Errors
+/// Their files cannot be written.
+pub fn find(names: &[String], workload: &Workload, probe: &Probe) -> Result<Peers> {
+    check(names)?;
+    let mut peers = Peers::default();
+    for name in names {
+        let Some(program) = on_path(name) else {
+            let reason = format!("no program {name} on PATH; install it, or leave it out of --with");
+            peers.missing.push(Missing { id: name.clone(), reason });
+            continue;
+        };
+        let version = helper(Command::new(&program).arg("--version"))?;
+        peers.versions.insert(name.clone(), version.lines().next().unwrap_or_default().trim().to_owned());
+        peers.found.push(Box::new(oci::Runtime::new(name, program, workload, probe)));
+    }
+    Ok(peers)
+}
+
+/// Ends and removes what the peers of a killed measurement left. `folder` is its session's.
+///
+/// # Errors
+/// Something cannot be removed.
+pub fn clean_up(folder: &Path) -> Result<()> {
+    oci::clean_up(folder)
+}
+
+/// Where a program is.
+pub fn on_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    // sbin is not on everyone's PATH, and runc lives there.
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    folders.map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
+fn make_folder(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).map_err(|error| Error::file("create", path, error))
+}

@@ -1,0 +1,216 @@
+//! `rkvm compare`.
+
+mod outputs;
+mod progress;
+mod session;
+mod take;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use rkvm_measure::budget::{self, Budget};
+use rkvm_measure::model::{CacheState, Completion, Question, Report};
+use rkvm_measure::probe::Probe;
+use rkvm_measure::{file, peers, plan, render, summary, versus};
+use rkvm_oci::Isolation;
+
+use crate::context::Context;
+use crate::output;
+use outputs::Outputs;
+
+const EXAMPLES: &str = "\
+Examples:
+  rkvm compare nginx --ready http:80 --runs 50
+  rkvm compare busybox --ready exit --isolation container --json before.json -- true
+  rkvm compare postgres --ready 'log:ready to accept connections' --run-flag=--memory=512m
+  rkvm compare nginx --ready tcp:80 --with runc,crun,podman
+  rkvm compare nginx --ready http:80 --budget p95=200ms     # exit code 3 when it is exceeded
+  rkvm compare --replay before.json
+  rkvm compare before.json after.json
+
+Probes (--ready): exit (the command returns), exec (the program was executed), http:PORT[/path], tcp:PORT, log:REGEX.
+The figures are from the start of the command to the moment the probe succeeds.";
+
+/// Exit code of a measurement that exceeded a budget.
+const EXIT_BUDGET: u8 = 3;
+/// Exit code of a measurement that was interrupted: 128 + SIGINT.
+const EXIT_INTERRUPTED: u8 = 130;
+
+/// Flags of `rkvm compare`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Image; or two reports, A.json B.json
+    #[arg(value_name = "IMAGE", required_unless_present = "replay", num_args = 1..=2)]
+    inputs: Vec<String>,
+    /// When a start is done: exit | exec | http:PORT[/path] | tcp:PORT | log:REGEX
+    #[arg(long, default_value = "exec", value_name = "PROBE")]
+    ready: String,
+    /// Measured starts of each
+    #[arg(long, default_value_t = 30, value_name = "N")]
+    runs: usize,
+    /// Starts of each before them, which do not count
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    warmup: usize,
+    /// Isolations
+    #[arg(long, value_delimiter = ',', default_value = "container,vm", value_name = "LIST")]
+    isolation: Vec<Isolation>,
+    /// Seed of the order and of the intervals; one is drawn without
+    #[arg(long, value_name = "NUMBER")]
+    seed: Option<u64>,
+    /// Drop the page cache before each start
+    #[arg(long)]
+    cold: bool,
+    /// Start N at once, and measure each
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    parallel: usize,
+    /// Also measure memory and start time as instances grow to N
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    density: usize,
+    /// Other programs to measure on the same image: runc, crun
+    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    with: Vec<String>,
+    /// When a start has failed, e.g. 30s
+    #[arg(long, default_value = "60s", value_name = "TIME")]
+    timeout: String,
+    /// Refuse to measure where something distorts the figures
+    #[arg(long)]
+    strict: bool,
+    /// Fail with exit code 3 above this, [SUBJECT:]FIGURE=TIME, e.g. p95=200ms or vm:median=150ms
+    #[arg(long, value_name = "BUDGET")]
+    budget: Vec<String>,
+    /// Flag for `rkvm run`, e.g. --run-flag=--memory=256m
+    #[arg(long = "run-flag", value_name = "FLAG", allow_hyphen_values = true)]
+    run_flags: Vec<String>,
+    #[command(flatten)]
+    outputs: outputs::Flags,
+    /// Draw a report again instead of measuring
+    #[arg(long, value_name = "FILE", conflicts_with = "inputs")]
+    replay: Option<PathBuf>,
+    /// What to run in place of the image's command
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+/// Measures, compares two reports, or draws one again.
+pub fn run(args: Args, context: &Context) -> Result<u8> {
+    let budgets: Vec<Budget> = args.budget.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
+    if let Some(path) = &args.replay {
+        let outputs = args.outputs.reserve()?;
+        let mut report = file::read(path)?;
+        report.summary = summary::summarize(&report, &budgets);
+        return finish(&report, outputs);
+    }
+    match args.inputs.as_slice() {
+        [before, after] => compare_reports(Path::new(before), Path::new(after)),
+        [image] => {
+            let order = Order::new(&args, image, budgets)?;
+            let outputs = args.outputs.reserve()?;
+            match take::take(&order, context)? {
+                Some(report) => finish(&report, outputs),
+                None => Ok(EXIT_INTERRUPTED),
+            }
+        }
+        _ => bail!("give one image, or two reports"),
+    }
+}
+
+fn compare_reports(before: &Path, after: &Path) -> Result<u8> {
+    for path in [before, after] {
+        if !path.exists() {
+            bail!(
+                "{} is no file: two arguments are two reports; a command for the image goes after --",
+                path.display()
+            );
+        }
+    }
+    let reports = [file::read(before)?, file::read(after)?];
+    let names = [before.display().to_string(), after.display().to_string()];
+    let versus = versus::versus((&names[0], &reports[0]), (&names[1], &reports[1]));
+    output::print(&render::text::versus(&versus))?;
+    Ok(0)
+}
+
+/// Prints and writes a report; the exit code.
+fn finish(report: &Report, outputs: Outputs) -> Result<u8> {
+    outputs.write(report)?;
+    if report.summary.budgets.iter().any(|budget| !budget.kept) {
+        return Ok(EXIT_BUDGET);
+    }
+    match &report.completion {
+        Completion::Partial { reason, .. } if reason == "interrupted" => Ok(EXIT_INTERRUPTED),
+        Completion::Partial { .. } => Ok(crate::commands::EXIT_FAILURE),
+        Completion::Complete => Ok(0),
+    }
+}
+
+/// A measurement that was asked for, checked.
+struct Order {
+    question: Question,
+    probe: Probe,
+    timeout: Duration,
+    isolations: Vec<Isolation>,
+    peers: Vec<String>,
+    strict: bool,
+    budgets: Vec<Budget>,
+}
+
+impl Order {
+    fn new(args: &Args, image: &str, budgets: Vec<Budget>) -> Result<Self> {
+        let probe: Probe = args.ready.parse()?;
+        let timeout = budget::duration("--timeout", &args.timeout)?;
+        let mut isolations: Vec<Isolation> = vec![];
+        for isolation in &args.isolation {
+            if !isolations.contains(isolation) {
+                isolations.push(*isolation);
+            }
+        }
+        // Nothing is measured before the plan is known to be sound.
+        plan::plan(isolations.len() + args.with.len(), args.runs, args.warmup, 0)?;
+        if args.parallel == 0 || args.parallel > 1000 {
+            bail!("--parallel {}: give a number from 1 to 1000", args.parallel);
+        }
+        if args.density > 10_000 {
+            bail!("--density {}: give at most 10000 instances", args.density);
+        }
+        if args.density > 0 && matches!(probe, Probe::Exit) {
+            bail!("--density needs instances that stay: use another probe than exit");
+        }
+        if let Some(name) = budgets.iter().find_map(|budget| {
+            let name = budget.subject()?;
+            let known = isolations.iter().any(|isolation| isolation.to_string() == name)
+                || args.with.iter().any(|peer| peer == name);
+            (!known).then(|| name.to_owned())
+        }) {
+            bail!("--budget names {name:?}, which is not measured");
+        }
+        peers::check(&args.with)?;
+        let seed = match args.seed {
+            Some(seed) => seed,
+            None => drawn_seed()?,
+        };
+        let question = Question {
+            image: image.to_owned(),
+            command: args.command.clone(),
+            ready: args.ready.clone(),
+            runs: args.runs,
+            warmup: args.warmup,
+            seed,
+            cache: if args.cold { CacheState::Cold } else { CacheState::Warm },
+            parallel: args.parallel,
+            density: args.density,
+            timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+            run_flags: args.run_flags.clone(),
+            command_line: std::env::args().collect(),
+        };
+        let peers = args.with.clone();
+        Ok(Self { question, probe, timeout, isolations, peers, strict: args.strict, budgets })
+    }
+}
+
+/// Six digits from the kernel: short enough to be typed again.
+fn drawn_seed() -> Result<u64> {
+    let digits = rkvm_engine::ids::random()?;
+    Ok(u64::from_str_radix(digits.get(..8).unwrap_or("0"), 16)? % 1_000_000)
+}

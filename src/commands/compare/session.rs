@@ -1,0 +1,91 @@
+//! Containers of measurements: finding them, and removing what a killed measurement left.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Result;
+use rkvm_engine::Engine;
+use rkvm_engine::record::NetworkMode;
+use rkvm_measure::process::helper;
+use rkvm_measure::rkvm::{Lookup, Seen};
+use rkvm_measure::session::{self, LABEL};
+
+use crate::context::Context;
+
+/// Folder of the folders of all measurements.
+pub fn folder(context: &Context) -> PathBuf {
+    context.lib_dir.join("compare")
+}
+
+/// Removes what measurements left that were killed.
+///
+/// # Errors
+/// Something cannot be removed.
+pub fn clean_up(context: &Context) -> Result<()> {
+    let parent = folder(context);
+    let dead = session::dead(&parent);
+    let is_alive = |name: &str| parent.join(name).exists() && !dead.iter().any(|one| one.name == name);
+    remove_all(context, |session| !is_alive(session))?;
+    for one in dead {
+        rkvm_measure::peers::clean_up(&one.folder)?;
+        one.forget()?;
+    }
+    Ok(())
+}
+
+/// Removes the containers of each session that `which` is true of.
+///
+/// # Errors
+/// One cannot be removed.
+pub fn remove_all(context: &Context, which: impl Fn(&str) -> bool) -> Result<()> {
+    let (containers, _) = context.engine().list()?;
+    let ours = containers.iter().filter(|one| one.record.labels.get(LABEL).is_some_and(|name| which(name)));
+    let ids: Vec<&str> = ours.map(|one| one.id()).collect();
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let mut command = rkvm(context)?;
+    helper(command.args(["rm", "--force", "--volumes"]).args(ids))?;
+    Ok(())
+}
+
+/// This program, for the same engine.
+pub fn rkvm(context: &Context) -> Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    match &context.root {
+        Some(root) => command.env("RKVM_ROOT", root),
+        None => command.env_remove("RKVM_ROOT"),
+    };
+    Ok(command)
+}
+
+/// Asks the engine of `context` for containers.
+pub fn lookup(context: &Context) -> Lookup {
+    let paths = context.engine().paths;
+    Box::new(move |name| {
+        // A new one each time: several threads ask.
+        let engine = Engine::new(paths.clone(), crate::backend::backend);
+        let container = engine.find(name).ok()?;
+        let network = container.state.network.as_ref();
+        let address = match &container.record.network.mode {
+            NetworkMode::Host => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            _ => network.and_then(|network| network.ip.parse().ok()),
+        };
+        let status = container.state.status;
+        let has_ended = !status.is_active() && container.state.finished_at.is_some();
+        Some(Seen {
+            address,
+            monitor_pid: container.state.monitor_pid,
+            exit_code: has_ended.then_some(container.state.exit_code),
+        })
+    })
+}
+
+/// Where the guest's kernel lies that a microVM of this engine boots; `None`: nowhere.
+pub fn guest_kernel(lib_dir: &Path, kvm: &str) -> Option<PathBuf> {
+    let name = if kvm == "pvm" { "vmlinux-pvm" } else { "vmlinux-plain" };
+    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("guest")));
+    let folders = [std::env::var_os("RKVM_GUEST").map(PathBuf::from), beside, Some(lib_dir.join("guest"))];
+    folders.into_iter().flatten().map(|folder| folder.join(name)).find(|path| path.exists())
+}

@@ -1,0 +1,244 @@
+//! Taking a measurement.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::Path;
+use std::time::SystemTime;
+
+use anyhow::{Context as _, Result, bail};
+use nix::mount::{MntFlags, umount2};
+use rkvm_engine::host::{CgroupMode, Kvm, KvmKind};
+use rkvm_engine::volume::VolumeStore;
+use rkvm_engine::{Paths, rootfs, spec};
+use rkvm_image::{Digest, Image, Store};
+use rkvm_measure::contestant::Contestant;
+use rkvm_measure::drive::Drive;
+use rkvm_measure::fairness::{self, CpuTime, Host};
+use rkvm_measure::model::{
+    Completion, Missing, Provenance, Report, SCHEMA, SCHEMA_VERSION, SubjectKind, Summary,
+};
+use rkvm_measure::peers::{self, Peers};
+use rkvm_measure::rkvm::{Rkvm, Setup, Workload};
+use rkvm_measure::session::Session;
+use rkvm_measure::start::Conditions;
+use rkvm_measure::{interrupt, plan, provenance, render, summary};
+use rkvm_oci::Isolation;
+use rkvm_oci::runtime::rfc3339;
+
+use super::progress::Progress;
+use super::{Order, session};
+use crate::context::Context;
+use crate::flags::pull::{self, PullPolicy};
+use crate::flags::{Attachment, ContainerFlags};
+use crate::pulling::Show;
+
+/// Measures; `None`: the user ended it before there was anything to report.
+///
+/// # Errors
+/// A subject's first start fails, or nothing can be measured.
+pub fn take(order: &Order, context: &Context) -> Result<Option<Report>> {
+    let store = Store::open(&context.lib_dir);
+    let image = pull::image(&store, &order.question.image, PullPolicy::Missing, Show::Stderr)?;
+    session::clean_up(context).context("a killed measurement left something that cannot be removed")?;
+    let started = rfc3339(SystemTime::now());
+    let host = Host::look(&kvm(), &CgroupMode::of_this_host().to_string());
+    let session = Session::begin(&session::folder(context))?;
+    let without_v2 = leaves_cgroup_v2(order);
+    let (contestants, missing, versions) = contestants(order, context, &image, &session)?;
+    let kinds = contestants.iter().map(|one| one.subject().kind);
+    let findings = fairness::before(&host, &order.question, fairness::involves(kinds));
+    let mut provenance = provenance::of_this_host(&host, env!("CARGO_PKG_VERSION"));
+    provenance.peer_versions = versions;
+    describe(&mut provenance, context, &image, &contestants)?;
+    if without_v2 {
+        let why = "unmounted for all subjects: crun refuses hybrid hosts".to_owned();
+        provenance.configuration.insert("cgroup v2".to_owned(), why);
+    }
+    let mut report = Report {
+        schema: SCHEMA.to_owned(),
+        version: SCHEMA_VERSION,
+        completion: Completion::Complete,
+        started,
+        finished: String::new(),
+        question: order.question.clone(),
+        provenance,
+        findings,
+        subjects: contestants.iter().map(|one| one.subject().clone()).collect(),
+        missing,
+        samples: vec![],
+        failures: vec![],
+        density: vec![],
+        summary: Summary::default(),
+    };
+    announce(order, &report)?;
+    let turns =
+        plan::plan(contestants.len(), order.question.runs, order.question.warmup, order.question.seed)?;
+    let prefix = format!("rkvm-compare-{}", session.name());
+    let drive = Drive {
+        contestants: &contestants,
+        turns: &turns,
+        conditions: Conditions { probe: &order.probe, timeout: order.timeout, folder: session.folder() },
+        prefix: &prefix,
+        parallel: order.question.parallel,
+        cache: order.question.cache,
+        density: order.question.density,
+    };
+    interrupt::watch();
+    let before = CpuTime::now();
+    let planned = turns.len() * order.question.parallel + contestants.len() * order.question.density;
+    let measured = drive.run(&mut Progress::new(planned));
+    // Whatever a failed removal left.
+    session::remove_all(context, |name| name == session.name())?;
+    let measured = measured?;
+    if measured.samples.is_empty() {
+        eprintln!("rkvm: interrupted before anything was measured");
+        return Ok(None);
+    }
+    report.completion = measured.completion();
+    report.samples = measured.samples;
+    report.failures = measured.failures;
+    report.density = measured.density;
+    report.finished = rfc3339(SystemTime::now());
+    report.provenance.load_after = Host::read(Path::new("/"), "", "").load;
+    let spent = CpuTime::now().since(&before);
+    report.findings.extend(fairness::after(&report, &spent));
+    report.summary = summary::summarize(&report, &order.budgets);
+    Ok(Some(report))
+}
+
+/// Says what is going to be measured, and refuses where `--strict` says so.
+fn announce(order: &Order, report: &Report) -> Result<()> {
+    eprintln!("seed {}", order.question.seed);
+    for missing in &report.missing {
+        eprintln!("{}: not measured: {}", missing.id, missing.reason);
+    }
+    for finding in &report.findings {
+        eprintln!("{}", render::text::finding(finding));
+    }
+    if order.strict && fairness::has_warning(&report.findings) {
+        bail!("--strict: the warnings above distort the figures; remedy them, or leave --strict out");
+    }
+    Ok(())
+}
+
+fn kvm() -> String {
+    match Kvm::of_this_host().kind {
+        KvmKind::Hardware => "hardware",
+        KvmKind::Pvm => "pvm",
+        KvmKind::None => "none",
+    }
+    .to_owned()
+}
+
+type Found = (Vec<Box<dyn Contestant>>, Vec<Missing>, BTreeMap<String, String>);
+
+/// Everything that can take part, what cannot, and versions of peers.
+fn contestants(order: &Order, context: &Context, image: &Image, session: &Session) -> Result<Found> {
+    let mut found: Vec<Box<dyn Contestant>> = vec![];
+    let mut missing = vec![];
+    for &isolation in &order.isolations {
+        if let Err(error) = crate::backend::backend(isolation) {
+            missing.push(Missing { id: isolation.to_string(), reason: error.to_string() });
+            continue;
+        }
+        found.push(Box::new(rkvm_contestant(order, context, session, isolation)?));
+    }
+    let peers = peers(order, context, image, session)?;
+    found.extend(peers.found);
+    missing.extend(peers.missing);
+    if found.is_empty() {
+        let reasons: Vec<String> = missing.iter().map(|one| format!("{}: {}", one.id, one.reason)).collect();
+        bail!("nothing can be measured: {}", reasons.join("; "));
+    }
+    Ok((found, missing, peers.versions))
+}
+
+/// Where a hybrid host has cgroup v2.
+const UNIFIED: &str = "/sys/fs/cgroup/unified";
+
+/// crun refuses hybrid hosts: then all subjects are measured without cgroup v2, in this process' mount namespace.
+fn leaves_cgroup_v2(order: &Order) -> bool {
+    CgroupMode::of_this_host() == CgroupMode::Hybrid && order.peers.iter().any(|peer| peer == "crun")
+}
+
+/// Other programs, with the configuration that `rkvm run` itself would use.
+fn peers(order: &Order, context: &Context, image: &Image, session: &Session) -> Result<Peers> {
+    if order.peers.is_empty() {
+        return Ok(Peers::default());
+    }
+    // Their root filesystems end with this process.
+    rootfs::private_mounts()?;
+    if leaves_cgroup_v2(order) {
+        umount2(UNIFIED, MntFlags::MNT_DETACH).context("cannot unmount cgroup v2 for crun")?;
+    }
+    let engine = context.engine();
+    let mut words = vec!["peer", "--userns=host"];
+    words.extend(order.question.run_flags.iter().map(String::as_str));
+    words.push(&order.question.image);
+    words.extend(order.question.command.iter().map(String::as_str));
+    let record = ContainerFlags::parse_words(&words)?.record(&engine, image, Attachment::Detached)?;
+    let files = Paths::new(&engine.paths.run, session.folder()).container("template");
+    fs::create_dir_all(files.dir()).with_context(|| format!("cannot create {}", files.dir().display()))?;
+    rootfs::mount_overlay(&files, &record.image.layers, None)?;
+    let volumes = VolumeStore::new(&engine.paths.lib);
+    let spec = spec::build(&spec::Inputs {
+        record: &record,
+        files: &files,
+        uid_base: None,
+        user_namespace: None,
+        net_namespace: None,
+        joined: &HashMap::new(),
+        volume_path: &|name| volumes.path(name),
+        init_program: &std::env::current_exe()?,
+    });
+    umount2(&files.rootfs(), MntFlags::MNT_DETACH)?;
+    let workload = peers::Workload {
+        layers: record.image.layers,
+        spec: serde_json::to_value(spec?)?,
+        folder: session.folder().to_owned(),
+    };
+    Ok(peers::find(&order.peers, &workload, &order.probe)?)
+}
+
+fn rkvm_contestant(
+    order: &Order,
+    context: &Context,
+    session: &Session,
+    isolation: Isolation,
+) -> Result<Rkvm> {
+    Ok(Rkvm::new(Setup {
+        isolation,
+        program: std::env::current_exe()?,
+        root: context.root.clone(),
+        monitors: context.engine().paths.monitors(),
+        workload: Workload {
+            image: order.question.image.clone(),
+            command: order.question.command.clone(),
+            flags: order.question.run_flags.clone(),
+        },
+        session: session.name().to_owned(),
+        lookup: session::lookup(context),
+    }))
+}
+
+/// What only the engine knows of where figures come from.
+fn describe(
+    provenance: &mut Provenance,
+    context: &Context,
+    image: &Image,
+    contestants: &[Box<dyn Contestant>],
+) -> Result<()> {
+    provenance.image_digest = image.manifest.to_string();
+    provenance.image_id = image.id.to_string();
+    provenance.image_size = Some(image.size);
+    let filesystem = rkvm_engine::host::filesystem_of(&context.lib_dir);
+    provenance.configuration.insert("file system of the image store".to_owned(), filesystem);
+    if contestants.iter().any(|one| one.subject().kind == SubjectKind::Vm)
+        && let Some(path) = session::guest_kernel(&context.lib_dir, &provenance.kvm)
+    {
+        let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        provenance.guest_kernel_sha256 = Some(Digest::of(&bytes).hex().to_owned());
+        provenance.guest_kernel = Some(path.display().to_string());
+    }
+    Ok(())
+}
