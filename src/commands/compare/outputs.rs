@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use rkvm_measure::file::{self, Output};
 use rkvm_measure::model::Report;
 use rkvm_measure::render;
@@ -12,15 +12,29 @@ use crate::output;
 /// Flags that name files.
 #[derive(Debug, clap::Args)]
 pub struct Flags {
-    /// Write the report, all samples included, to this file; - is standard output
+    /// Write the report, all samples included, to this file; - is standard output, for each of these flags
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write one self-contained page with pictures
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Write all samples as a table
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+    /// Write all pictures as one
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Write the tables for a paper
+    #[arg(long, value_name = "FILE")]
+    latex: Option<PathBuf>,
 }
 
+/// Makes the content of a file.
+type Form = fn(&Report) -> serde_json::Result<String>;
+
 /// Files that are known to be writable.
-#[derive(Debug)]
 pub struct Outputs {
-    json: Option<Output>,
+    files: Vec<(Output, Form)>,
     text: Text,
 }
 
@@ -36,13 +50,28 @@ impl Flags {
     /// Checks every file before anything is measured.
     ///
     /// # Errors
-    /// One cannot be written.
+    /// One cannot be written, or two are the same.
     pub fn reserve(&self) -> Result<Outputs> {
-        let takes_stdout = self.json.as_ref().is_some_and(|path| path.as_os_str() == "-");
-        Ok(Outputs {
-            json: self.json.as_deref().map(Output::reserve).transpose()?,
-            text: if takes_stdout { Text::Not } else { Text::Printed },
-        })
+        let forms: [(&Option<PathBuf>, Form); 5] = [
+            (&self.json, file::to_json),
+            (&self.html, render::html::render),
+            (&self.csv, |report| Ok(render::csv::render(report))),
+            (&self.svg, |report| Ok(render::svg::render(report))),
+            (&self.latex, |report| Ok(render::latex::render(report))),
+        ];
+        let named: Vec<(&PathBuf, Form)> =
+            forms.into_iter().filter_map(|(path, form)| Some((path.as_ref()?, form))).collect();
+        for (index, (path, _)) in named.iter().enumerate() {
+            if named[..index].iter().any(|(other, _)| other == path) {
+                bail!("{} is named twice: give each form a file of its own", path.display());
+            }
+        }
+        let takes_stdout = named.iter().any(|(path, _)| path.as_os_str() == "-");
+        let mut files = vec![];
+        for (path, form) in named {
+            files.push((Output::reserve(path)?, form));
+        }
+        Ok(Outputs { files, text: if takes_stdout { Text::Not } else { Text::Printed } })
     }
 }
 
@@ -52,8 +81,8 @@ impl Outputs {
     /// # Errors
     /// One cannot be written.
     pub fn write(self, report: &Report) -> Result<()> {
-        if let Some(output) = self.json {
-            output.write(&file::to_json(report)?)?;
+        for (output, form) in self.files {
+            output.write(&form(report)?)?;
         }
         if self.text == Text::Printed {
             output::print(&render::text::report(report))?;

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use anyhow::{Context as _, Result, bail};
 use nix::mount::{MntFlags, umount2};
 use rkvm_engine::host::{CgroupMode, Kvm, KvmKind};
+use rkvm_engine::layers::RootView;
 use rkvm_engine::volume::VolumeStore;
 use rkvm_engine::{Paths, rootfs, spec};
 use rkvm_image::{Digest, Image, Store};
@@ -23,6 +24,7 @@ use rkvm_measure::session::Session;
 use rkvm_measure::start::Conditions;
 use rkvm_measure::{interrupt, plan, provenance, render, summary};
 use rkvm_oci::Isolation;
+use rkvm_oci::backend::Kernel;
 use rkvm_oci::runtime::rfc3339;
 
 use super::progress::Progress;
@@ -178,8 +180,6 @@ fn peers(order: &Order, context: &Context, image: &Image, session: &Session) -> 
     words.extend(order.question.command.iter().map(String::as_str));
     let record = ContainerFlags::parse_words(&words)?.record(&engine, image, Attachment::Detached)?;
     let files = Paths::new(&engine.paths.run, session.folder()).container("template");
-    fs::create_dir_all(files.dir()).with_context(|| format!("cannot create {}", files.dir().display()))?;
-    rootfs::mount_overlay(&files, &record.image.layers, None)?;
     let volumes = VolumeStore::new(&engine.paths.lib);
     let spec = spec::build(&spec::Inputs {
         record: &record,
@@ -190,11 +190,12 @@ fn peers(order: &Order, context: &Context, image: &Image, session: &Session) -> 
         joined: &HashMap::new(),
         volume_path: &|name| volumes.path(name),
         init_program: &std::env::current_exe()?,
-    });
-    umount2(&files.rootfs(), MntFlags::MNT_DETACH)?;
+        kernel: Kernel::Host,
+        root: &RootView::Layers(record.image.layers.clone()),
+    })?;
     let workload = peers::Workload {
         layers: record.image.layers,
-        spec: serde_json::to_value(spec?)?,
+        spec: serde_json::to_value(spec)?,
         folder: session.folder().to_owned(),
     };
     Ok(peers::find(&order.peers, &workload, &order.probe)?)
