@@ -1,15 +1,19 @@
 //! Boots a kernel and prints its console, time stamps and exits: `boot KERNEL INITRD CPUS MIB CMDLINE...`. `BOOT_DISK` names a raw
-//! image for `vda`, `BOOT_TAP` a tap of this network namespace for `eth0`, `BOOT_SHARE` a folder for the guest, `BOOT_VSOCK` the path of
+//! image for `vda`, `BOOT_TAP` a tap of this network namespace for `eth0`, `BOOT_SHARE` a folder for the guest, `BOOT_HVC` a terminal or fifo for `hvc0`,
+//! `BOOT_BALLOON` adds one, `BOOT_VSOCK` is the path of
 //! the host's side of the guest's sockets, `BOOT_CONSOLE=quiet` leaves the console to panics, `BOOT_PROTOCOL=pvh` takes that entry.
 #![allow(clippy::unwrap_used, reason = "a developer's tool")]
 
+use std::fs::OpenOptions;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rkvm_oci::timeline::MonotonicNs;
+use rkvm_vmm::virtio::balloon::Balloon;
+use rkvm_vmm::virtio::console::TerminalSize;
 use rkvm_vmm::virtio::net::{Net, open_tap};
 use rkvm_vmm::virtio::{block::Block, fs::Fs, fs::Share, rng::Rng, vsock::Vsock};
-use rkvm_vmm::{Access, Console, Host, Image, Protocol, VmConfig, build};
+use rkvm_vmm::{Access, Console, Host, Image, Protocol, VmConfig, build, virtio};
 
 fn main() {
     let begun = Instant::now();
@@ -33,6 +37,14 @@ fn main() {
     }
     if let Ok(name) = std::env::var("BOOT_TAP") {
         config.attach(Net::new(open_tap(&name).unwrap(), [2, 0, 0, 0, 0, 2]).unwrap());
+    }
+    if std::env::var_os("BOOT_BALLOON").is_some() {
+        config.attach(Balloon::new().unwrap());
+    }
+    if let Some(path) = std::env::var_os("BOOT_HVC") {
+        let open = || OpenOptions::new().read(true).write(true).open(&path).unwrap().into();
+        let size = TerminalSize { columns: 80, rows: 24 };
+        config.attach(virtio::console::Console::new(open(), open(), size).unwrap());
     }
     if let Some(root) = std::env::var_os("BOOT_SHARE") {
         config.attach(Fs::open(&Share { root: root.into(), proc_self_fd: None }).unwrap());

@@ -2,12 +2,15 @@
 //! features and configuration, and its queue handler, which takes ownership of the queues when the guest's driver is ready and
 //! lives on the event loop from then on.
 
+pub mod balloon;
 pub mod block;
+pub mod console;
 pub mod fs;
 pub mod mmio;
 pub mod net;
 pub mod queue;
 pub mod rng;
+mod sys;
 pub mod vsock;
 
 use std::sync::Arc;
@@ -49,10 +52,7 @@ pub trait VirtioDevice: Send {
     /// Reads the configuration space from `offset` on, at any width and alignment. For devices whose configuration changes while
     /// they run; the others have [`Self::config`].
     fn read_config(&self, offset: usize, data: &mut [u8]) {
-        let config = self.config().get(offset..).unwrap_or_default();
-        let count = data.len().min(config.len());
-        data[..count].copy_from_slice(&config[..count]);
-        data[count..].fill(0);
+        copy_config(self.config(), offset, data);
     }
 
     /// The driver writes to the configuration space. What it may not write is ignored.
@@ -83,6 +83,14 @@ pub trait VirtioDevice: Send {
     /// # Errors
     /// A resource of the host is missing; the device then says NEEDS_RESET.
     fn activate(&mut self, activation: Activation) -> Result<Handler>;
+}
+
+/// Copies what there is of `config` from `offset` on; behind its end are zeros.
+fn copy_config(config: &[u8], offset: usize, data: &mut [u8]) {
+    let config = config.get(offset..).unwrap_or_default();
+    let count = data.len().min(config.len());
+    data[..count].copy_from_slice(&config[..count]);
+    data[count..].fill(0);
 }
 
 /// What a device needs to serve its queues.

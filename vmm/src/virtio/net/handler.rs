@@ -9,12 +9,13 @@ use vm_memory::{Bytes, GuestMemoryBackend, VolatileSlice};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::receive::{ReceiveBuffers, Refill};
-use super::sys::{self, HEADER_BYTES};
+use super::sys::HEADER_BYTES;
 use super::{Framing, MAX_PACKET};
 use crate::error::{Error, Result};
 use crate::memory::GuestMemory;
 use crate::virtio::Activation;
 use crate::virtio::queue::VirtQueue;
+use crate::virtio::sys;
 
 /// Buffers that one packet of the guest may be made of, of the 1024 that the kernel takes.
 const MAX_SLICES: usize = 256;
@@ -72,7 +73,7 @@ impl NetHandler {
             }
             self.watch(true, ops);
             let slices = self.buffers.slices(&self.memory);
-            let Ok(bytes) = sys::read_packet(&self.tap, &slices) else { break };
+            let Ok(bytes) = sys::read_into(&self.tap, &slices) else { break };
             let count = self.buffers.count_for(bytes);
             if let Some(first) = slices.first() {
                 let _ = first.write_slice(&count.to_le_bytes(), NUM_BUFFERS);
@@ -95,7 +96,7 @@ impl NetHandler {
             let head = chain.head_index();
             if let Some(slices) = packet(&self.memory, chain) {
                 // A packet that the tap does not take is lost, as on a wire.
-                let _ = sys::write_packet(&self.tap, &slices);
+                let _ = sys::write_from(&self.tap, &slices);
             }
             self.tx.add_used(&self.memory, head, 0);
         }

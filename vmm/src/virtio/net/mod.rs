@@ -55,7 +55,7 @@ impl Net {
     /// The descriptor is not a tap with packet headers.
     pub fn new(tap: OwnedFd, mac: [u8; 6]) -> Result<Self> {
         let tap = File::from(tap);
-        sys::set_non_blocking(&tap).map_err(Error::os("set a tap to non-blocking"))?;
+        super::sys::set_non_blocking(&tap).map_err(Error::os("set a tap to non-blocking"))?;
         sys::set_header_bytes(&tap).map_err(Error::os("set the size of a tap's packet headers"))?;
         let mut config = [0; CONFIG_BYTES];
         config[..6].copy_from_slice(&mac);

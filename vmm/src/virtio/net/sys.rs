@@ -1,10 +1,8 @@
-//! The tap's ioctls, and vectored I/O straight to and from guest memory.
+//! The tap's ioctls.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-
-use vm_memory::VolatileSlice;
 
 /// `struct virtio_net_hdr_v1`, which virtio 1 devices always use.
 pub(super) const HEADER_BYTES: usize = 12;
@@ -42,13 +40,6 @@ pub(super) fn open_tap(name: &str) -> io::Result<OwnedFd> {
     Ok(device.into())
 }
 
-pub(super) fn set_non_blocking(tap: &File) -> io::Result<()> {
-    // SAFETY: no pointer is passed.
-    let flags = unsafe { libc::fcntl(tap.as_raw_fd(), libc::F_GETFL) };
-    // SAFETY: no pointer is passed.
-    check(unsafe { libc::fcntl(tap.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) })
-}
-
 pub(super) fn set_header_bytes(tap: &File) -> io::Result<()> {
     let bytes = HEADER_BYTES as libc::c_int;
     // SAFETY: the ioctl reads one int.
@@ -71,40 +62,4 @@ pub(super) fn set_offloads(tap: &File, offloads: Offloads) -> io::Result<()> {
 
 fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-/// Reads one packet into `slices`; `WouldBlock` when there is none.
-pub(super) fn read_packet(tap: &File, slices: &[VolatileSlice<'_>]) -> io::Result<usize> {
-    with_vectors(slices, |vectors| {
-        // SAFETY: the vectors point into live guest memory (`VolatileSlice` borrows it), shared with the guest and
-        // never referred to by a Rust reference.
-        unsafe { libc::readv(tap.as_raw_fd(), vectors.as_ptr(), vectors.len() as i32) }
-    })
-}
-
-/// Writes `slices` as one packet.
-pub(super) fn write_packet(tap: &File, slices: &[VolatileSlice<'_>]) -> io::Result<usize> {
-    with_vectors(slices, |vectors| {
-        // SAFETY: as in `read_packet`.
-        unsafe { libc::writev(tap.as_raw_fd(), vectors.as_ptr(), vectors.len() as i32) }
-    })
-}
-
-fn with_vectors(slices: &[VolatileSlice<'_>], call: impl Fn(&[libc::iovec]) -> isize) -> io::Result<usize> {
-    let guards: Vec<_> = slices.iter().map(VolatileSlice::ptr_guard_mut).collect();
-    let vectors: Vec<libc::iovec> = guards
-        .iter()
-        .map(|guard| libc::iovec { iov_base: guard.as_ptr().cast(), iov_len: guard.len() })
-        .collect();
-    loop {
-        match usize::try_from(call(&vectors)) {
-            Ok(count) => return Ok(count),
-            Err(_) => {
-                let error = io::Error::last_os_error();
-                if error.kind() != io::ErrorKind::Interrupted {
-                    return Err(error);
-                }
-            }
-        }
-    }
 }
