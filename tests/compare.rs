@@ -1,0 +1,310 @@
+//! `rkvm compare` through the real binary: what it says of a start is true, and nothing of a measurement is left.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use rkvm_testing::{Cmd, Output, Sandbox, have, wait};
+use serde_json::Value;
+
+fn sandbox() -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox.load_busybox();
+    sandbox
+}
+
+/// `rkvm compare --isolation container --network none ARGS`.
+fn compare(sandbox: &Sandbox, args: &[&str]) -> Cmd {
+    let fixed = ["compare", "--isolation=container", "--run-flag=--network=none", "--seed=1"];
+    sandbox.rkvm(fixed).args(args)
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// A measurement's report.
+fn report(sandbox: &Sandbox, name: &str, args: &[&str]) -> Value {
+    let path = file(sandbox, name);
+    compare(sandbox, &["--json", path.to_str().unwrap()]).args(args).ok();
+    assert_clean(sandbox);
+    json(&path)
+}
+
+fn file(sandbox: &Sandbox, name: &str) -> PathBuf {
+    sandbox.path().join(name)
+}
+
+/// No container and no file of a measurement is left.
+#[track_caller]
+fn assert_clean(sandbox: &Sandbox) {
+    assert_eq!(sandbox.rkvm(["ps", "-aq"]).ok().text(), "");
+    let folder = sandbox.root().join("lib/compare");
+    let left: Vec<_> = fs::read_dir(folder).into_iter().flatten().flatten().map(|one| one.path()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[track_caller]
+fn assert_fails(output: &Output, code: i32, message: &str) {
+    assert_eq!(output.code, code, "{}", output.stderr());
+    assert!(output.stderr().contains(message), "{message:?} is not in:\n{}", output.stderr());
+}
+
+/// Median of a phase, milliseconds.
+fn phase(report: &Value, name: &str) -> f64 {
+    let phases = report["summary"]["subjects"][0]["phases"].as_array().unwrap();
+    let one = phases.iter().find(|one| one["phase"] == name).unwrap_or_else(|| panic!("no phase {name}"));
+    one["duration"]["value"].as_f64().unwrap() / 1e6
+}
+
+#[test]
+fn every_start_is_kept_and_its_phases_add_up() {
+    let sandbox = sandbox();
+    let report =
+        report(&sandbox, "a.json", &["--ready=exit", "--runs=3", "--warmup=1", "busybox", "--", "true"]);
+    assert_eq!(report["schema"], "rkvm-compare");
+    assert_eq!(report["completion"]["state"], "complete");
+    let samples = report["samples"].as_array().unwrap();
+    assert_eq!(samples.len(), 4);
+    assert_eq!(samples.iter().filter(|sample| sample["kind"] == "warmup").count(), 1);
+    for sample in samples {
+        let phases = sample["phases"].as_array().unwrap();
+        let names: Vec<_> = phases.iter().map(|phase| phase["phase"].as_str().unwrap()).collect();
+        assert_eq!(names, ["command", "image", "rootfs", "network", "sandbox", "process", "exec", "ready"]);
+        let sum: f64 = phases.iter().map(|phase| phase["ns"].as_f64().unwrap()).sum();
+        let whole = sample["total_ns"].as_f64().unwrap();
+        assert!((sum - whole).abs() <= 0.02 * whole, "{sum} of {whole}");
+    }
+    let provenance = &report["provenance"];
+    assert!(provenance["image_digest"].as_str().unwrap().starts_with("sha256:"));
+    assert!(!provenance["kernel"].as_str().unwrap().is_empty());
+    assert_eq!(report["question"]["seed"], 1);
+}
+
+#[test]
+fn a_delay_shows_in_its_phase_and_nowhere_else() {
+    let sandbox = sandbox();
+    const DELAY: f64 = 400.0;
+    let args = ["--ready=exec", "--runs=3", "--warmup=1", "busybox", "--", "sleep", "1000"];
+    let base = report(&sandbox, "base.json", &args);
+    for slow in ["rootfs", "network", "process"] {
+        let path = file(&sandbox, &format!("{slow}.json"));
+        let delay = format!("{slow}={DELAY}");
+        compare(&sandbox, &["--json", path.to_str().unwrap()]).args(args).env("RKVM_TEST_DELAY", delay).ok();
+        let delayed = json(&path);
+        for name in ["command", "image", "rootfs", "network", "sandbox", "process", "exec"] {
+            let more = phase(&delayed, name) - phase(&base, name);
+            let wanted = if name == slow { DELAY } else { 0.0 };
+            assert!((more - wanted).abs() < DELAY / 2.0, "{slow} was delayed, {name} took {more:.0} ms more");
+        }
+    }
+    // The same reports, compared.
+    let paths = ["base.json", "network.json"].map(|name| file(&sandbox, name));
+    let text = sandbox.rkvm(["compare"]).args(&paths).ok().stdout();
+    let ratio = |name: &str| -> f64 {
+        let line = text.lines().find(|line| line.trim_start().starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    assert!(ratio("network") > 10.0 && ratio("container") > 2.0, "{text}");
+    assert!(ratio("exec") < 10.0, "{text}");
+}
+
+#[test]
+fn a_delay_of_the_program_is_its_readiness() {
+    let sandbox = sandbox();
+    let program = "sleep 0.5; echo now ready; sleep 1000";
+    let args = ["--ready=log:now r..dy", "--runs=2", "--warmup=0", "busybox", "--", "sh", "-c", program];
+    let report = report(&sandbox, "log.json", &args);
+    assert!((500.0..5000.0).contains(&phase(&report, "ready")), "{}", phase(&report, "ready"));
+    assert!(phase(&report, "exec") < 400.0);
+}
+
+#[test]
+fn a_server_is_asked_over_the_network() {
+    let sandbox = sandbox();
+    let program = "mkdir -p /www; echo hello >/www/index.html; exec httpd -f -p 8000 -h /www";
+    for probe in ["--ready=http:8000/index.html", "--ready=tcp:8000"] {
+        let path = file(&sandbox, "http.json");
+        sandbox
+            .rkvm(["compare", "--isolation=container", "--runs=2", "--warmup=1", "--timeout=30s", probe])
+            .args(["--json", path.to_str().unwrap(), "busybox", "--", "sh", "-c", program])
+            .ok();
+        let report = json(&path);
+        assert_eq!(report["samples"].as_array().unwrap().len(), 3);
+        assert!(phase(&report, "ready") > 0.0);
+        assert_clean(&sandbox);
+    }
+}
+
+#[test]
+fn other_runtimes_run_the_same_program_and_a_missing_one_is_named() {
+    let sandbox = sandbox();
+    let args = [
+        "--ready=exit",
+        "--runs=2",
+        "--warmup=1",
+        "--with=runc,crun",
+        "busybox",
+        "--",
+        "grep",
+        "-q",
+        "busybox",
+    ];
+    // grep reads nothing from /dev/null and fails: a failing program must fail in each of them.
+    let failed = compare(&sandbox, &args).run();
+    assert_fails(&failed, 1, "before it was ready");
+    assert_clean(&sandbox);
+    let path = file(&sandbox, "peers.json");
+    let args = [
+        "--ready=exit",
+        "--runs=2",
+        "--warmup=1",
+        "--with=runc,crun",
+        "busybox",
+        "--",
+        "test",
+        "-e",
+        "/bin/busybox",
+    ];
+    compare(&sandbox, &["--json", path.to_str().unwrap()]).args(args).ok();
+    let report = json(&path);
+    for peer in ["runc", "crun"] {
+        let samples = report["samples"].as_array().unwrap();
+        let ran = samples.iter().filter(|sample| sample["subject"] == peer).count();
+        let is_missing = report["missing"].as_array().unwrap().iter().any(|missing| missing["id"] == peer);
+        assert_eq!((ran, is_missing), if have(peer) { (3, false) } else { (0, true) });
+    }
+    assert_clean(&sandbox);
+}
+
+#[test]
+fn instances_at_once_and_growing_are_measured() {
+    let sandbox = sandbox();
+    let args = [
+        "--ready=exec",
+        "--runs=2",
+        "--warmup=0",
+        "--parallel=2",
+        "--density=2",
+        "busybox",
+        "--",
+        "sleep",
+        "1000",
+    ];
+    let report = report(&sandbox, "many.json", &args);
+    let samples = report["samples"].as_array().unwrap();
+    assert_eq!(samples.len(), 4);
+    assert_eq!(samples.iter().filter(|sample| sample["instance"] == 1).count(), 2);
+    let density = report["density"].as_array().unwrap();
+    let pss: Vec<u64> = density.iter().map(|point| point["pss_bytes"].as_u64().unwrap()).collect();
+    assert!(pss.len() == 2 && pss[0] > 100_000 && pss[1] > pss[0], "{pss:?}");
+}
+
+#[test]
+fn budgets_decide_the_exit_code_and_a_report_is_drawn_again() {
+    let sandbox = sandbox();
+    let path = file(&sandbox, "a.json");
+    let path = path.to_str().unwrap();
+    let args = ["--ready=exit", "--runs=2", "--warmup=0", "--json", path];
+    let kept = compare(&sandbox, &args).args(["--budget=p95=100s", "busybox", "--", "true"]).ok();
+    assert!(kept.stdout().contains("kept"), "{}", kept.stdout());
+    let over = sandbox.rkvm(["compare", "--replay", path, "--budget=max=1us"]).run();
+    assert_eq!(over.code, 3);
+    assert!(over.stdout().contains("EXCEEDED"), "{}", over.stdout());
+    let again = sandbox.rkvm(["compare", "--replay", path, "--json", "-"]).ok().stdout();
+    let (old, new) = (json(Path::new(path)), serde_json::from_str::<Value>(&again).unwrap());
+    assert_eq!(
+        (&old["samples"], &old["summary"]["subjects"]),
+        (&new["samples"], &new["summary"]["subjects"])
+    );
+    let both = sandbox.rkvm(["compare", path, path]).ok().stdout();
+    assert!(both.contains("No difference"), "{both}");
+}
+
+#[test]
+fn bad_input_is_refused_before_anything_runs() {
+    let sandbox = sandbox();
+    let run = |args: &[&str]| compare(&sandbox, args).run();
+    assert_fails(&run(&["--runs=0", "busybox"]), 1, "at least one run");
+    assert_fails(&run(&["--ready=nonsense", "busybox"]), 1, "http:PORT[/path]");
+    assert_fails(&run(&["--ready=log:[", "busybox"]), 1, "--ready");
+    assert_fails(&run(&["--budget=p95", "busybox"]), 1, "--budget");
+    assert_fails(&run(&["--budget=vm:p95=1s", "busybox"]), 1, "which is not measured");
+    assert_fails(&run(&["--with=nothing", "busybox"]), 1, "--with");
+    assert_fails(&run(&["--ready=exit", "--density=2", "busybox"]), 1, "--density");
+    assert_fails(&run(&["--json=/proc/report.json", "busybox"]), 1, "cannot write /proc/report.json");
+    assert_fails(&run(&["registry.invalid/nothing:1"]), 1, "registry.invalid/nothing:1");
+    assert_fails(&run(&["--ready=exec", "busybox", "--", "/no/such/program"]), 1, "/no/such/program");
+    assert_fails(&run(&["missing.json", "missing.json"]), 1, "missing.json");
+    // This host is a debug build at the least.
+    assert_fails(&run(&["--strict", "--ready=exit", "busybox", "--", "true"]), 1, "--strict");
+    assert_clean(&sandbox);
+}
+
+#[test]
+fn a_probe_that_never_succeeds_names_the_phase_and_the_last_lines() {
+    let sandbox = sandbox();
+    let program = "echo still starting; sleep 1000";
+    let output =
+        compare(&sandbox, &["--timeout=1s", "--ready=log:finished", "busybox", "--", "sh", "-c", program])
+            .run();
+    assert_fails(&output, 1, "no line of its output matched \"finished\" within 1 s");
+    assert!(output.stderr().contains("| still starting"), "{}", output.stderr());
+    let ended = ["--ready=log:finished", "busybox", "--", "sh", "-c", "echo gave up; exit 3"];
+    let output = compare(&sandbox, &ended).run();
+    assert_fails(&output, 1, "before it was ready");
+    assert!(output.stderr().contains("| gave up"), "{}", output.stderr());
+    let output = sandbox
+        .rkvm(["compare", "--isolation=container", "--timeout=1s", "--ready=tcp:1", "busybox", "--"])
+        .args(["sh", "-c", program])
+        .run();
+    assert_fails(&output, 1, "port 1 took no connection within 1 s; the last phase that ended is `exec`");
+    assert!(output.stderr().contains("| still starting"), "{}", output.stderr());
+    assert_clean(&sandbox);
+}
+
+/// A measurement that would take minutes, caught in the midst of its starts.
+fn long_run(sandbox: &Sandbox, path: &Path) -> rkvm_testing::Running {
+    let args = ["--ready=exec", "--runs=100", "--warmup=0", "--json", path.to_str().unwrap()];
+    let running = compare(sandbox, &args)
+        .args(["busybox", "--", "sleep", "1000"])
+        .env("RKVM_TEST_DELAY", "network=300")
+        .spawn();
+    // Some are done and one is being made.
+    wait::until("a start", || {
+        let names = fs::read_dir(sandbox.root().join("lib/names")).ok()?;
+        let mut names = names.flatten().filter_map(|name| name.file_name().into_string().ok());
+        names.find(|name| name.starts_with("rkvm-compare-") && !name.ends_with("-0-0"))
+    });
+    running
+}
+
+#[test]
+fn an_interrupt_keeps_what_was_measured() {
+    let sandbox = sandbox();
+    let path = file(&sandbox, "partial.json");
+    let running = long_run(&sandbox, &path);
+    running.signal(Signal::SIGINT);
+    let output = running.wait();
+    assert_eq!(output.code, 130, "{}", output.stderr());
+    assert!(output.stdout().contains("PARTIAL"), "{}", output.stdout());
+    let report = json(&path);
+    assert_eq!(report["completion"]["state"], "partial");
+    assert_eq!(report["completion"]["reason"], "interrupted");
+    assert!(!report["samples"].as_array().unwrap().is_empty());
+    assert_clean(&sandbox);
+}
+
+#[test]
+fn what_a_killed_measurement_left_is_removed_by_the_next() {
+    let sandbox = sandbox();
+    let running = long_run(&sandbox, &file(&sandbox, "killed.json"));
+    running.signal(Signal::SIGKILL);
+    running.wait();
+    std::thread::sleep(Duration::from_millis(500));
+    assert_ne!(sandbox.rkvm(["ps", "-aq"]).ok().text(), "", "its last start goes on without it");
+    report(&sandbox, "next.json", &["--ready=exit", "--runs=1", "--warmup=0", "busybox", "--", "true"]);
+}
