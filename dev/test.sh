@@ -10,6 +10,7 @@ need_cargo
 need_packages "${BUILD_PACKAGES[@]}" "${TEST_PACKAGES[@]}"
 dev/images.sh
 dev/kernel.sh
+dev/guest.sh
 say "Building"
 cargo build --workspace --all-targets
 say "Testing"

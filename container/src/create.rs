@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rkvm_oci::timeline::Phase;
 use rkvm_oci::{CreateRequest, Error, Result, Rootfs, hooks};
 
+use crate::Binary;
 use crate::init::gate::Gate;
 use crate::init::{self, Context, devices, root};
 use crate::process::{Plan, Role};
@@ -44,7 +45,7 @@ pub fn is_privileged() -> bool {
 ///
 /// # Errors
 /// Anything that keeps it from being made; then nothing of it is left behind.
-pub fn create(request: CreateRequest<'_>) -> Result<Created> {
+pub fn create(request: CreateRequest<'_>, binary: Binary) -> Result<Created> {
     let CreateRequest {
         id,
         bundle,
@@ -112,6 +113,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
         gate: Gate::make(state_dir)?,
         entrance: None,
         mapped: false,
+        binary,
         state: serde_json::json!({
             "ociVersion": spec.version(),
             "id": id,

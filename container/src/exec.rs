@@ -6,6 +6,7 @@ use std::path::Path;
 use oci_spec::runtime::Spec;
 use rkvm_oci::{Bundle, Error, ExecProcess, ExecRequest, ExitStatus, Result, Signal, Stdio};
 
+use crate::Binary;
 use crate::create::{is_privileged, seccomp_cache, send_listener};
 use crate::init::program::Program;
 use crate::init::{self, devices};
@@ -34,6 +35,8 @@ pub struct Target<'a> {
     pub namespaces: i32,
     /// Its cgroup.
     pub cgroup: Option<&'a Cgroup>,
+    /// What protects the runtime's binary.
+    pub binary: Binary,
 }
 
 /// A process that [`exec`] has started.
@@ -179,7 +182,10 @@ fn intermediate(mut context: Context<'_>, channel: Channel, initial_cpus: &[u64]
             sys::set_affinity(0, initial_cpus).map_err(failed("apply process.execCPUAffinity.initial in"))?;
         }
         // While this process's own /proc can be seen, and before it counts as one of the container's.
-        let mut image = Some(exe::Image::read(exe::Mounts::Shared).map_err(failed("enter"))?);
+        let mut image = match target.binary {
+            Binary::LetGo => Some(exe::Image::read(exe::Mounts::Shared).map_err(failed("enter"))?),
+            Binary::InUse => None,
+        };
         let uid_map = std::fs::read_to_string(format!("/proc/{}/uid_map", target.pid)).unwrap_or_default();
         let mut let_go = |needed: bool| match image.take().filter(|_| needed) {
             Some(image) => image.let_go().map_err(failed("keep the runtime's binary away from")),

@@ -22,12 +22,30 @@ use workload::Container;
 
 /// The container backend.
 #[derive(Debug, Default)]
-pub struct ContainerBackend;
+pub struct ContainerBackend {
+    binary: Binary,
+}
+
+/// What keeps a container's processes from writing to the file that this program is executed from (CVE-2019-5736).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Binary {
+    /// Nothing does: a process lets go of it before it enters the container.
+    #[default]
+    LetGo,
+    /// It is executed outside of the container as long as the container lives (the init of a machine), and a file that is executed
+    /// cannot be written.
+    InUse,
+}
 
 impl ContainerBackend {
     /// The backend; nothing is done on the host until it is used.
     pub fn new() -> Self {
-        Self
+        Self::default()
+    }
+
+    /// The backend inside a process that outlives its containers.
+    pub fn with_binary(binary: Binary) -> Self {
+        Self { binary }
     }
 }
 
@@ -54,8 +72,8 @@ impl Backend for ContainerBackend {
 
     fn create(&self, request: CreateRequest<'_>) -> Result<Box<dyn Workload>> {
         let (id, bundle, state_dir) = (request.id, request.bundle, request.state_dir);
-        let created = create::create(request)?;
-        Ok(Box::new(Container::created(id, &bundle.path, state_dir, created)))
+        let created = create::create(request, self.binary)?;
+        Ok(Box::new(Container::created(id, &bundle.path, state_dir, created, self.binary)))
     }
 
     fn clean(&self, id: &str, bundle: &Bundle) -> Result<()> {
@@ -67,7 +85,7 @@ impl Backend for ContainerBackend {
     }
 
     fn open(&self, record: &Record, state_dir: &Path) -> Result<Box<dyn Workload>> {
-        Ok(Box::new(Container::open(record, state_dir)?))
+        Ok(Box::new(Container::open(record, state_dir, self.binary)?))
     }
 }
 

@@ -14,6 +14,7 @@ use rkvm_oci::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::Binary;
 use crate::create::{self, Created};
 use crate::exec;
 use crate::init::gate;
@@ -42,11 +43,12 @@ pub struct Container {
     stored: Stored,
     /// The conversation with an init process that is not recorded yet.
     channel: Option<Channel>,
+    binary: Binary,
 }
 
 impl Container {
     /// The container that `create` has just made.
-    pub fn created(id: &str, bundle: &Path, state_dir: &Path, created: Created) -> Self {
+    pub fn created(id: &str, bundle: &Path, state_dir: &Path, created: Created, binary: Binary) -> Self {
         Self {
             id: id.to_owned(),
             bundle: bundle.to_owned(),
@@ -55,6 +57,7 @@ impl Container {
             process: Some(created.process),
             stored: Stored { cgroup: created.cgroup, namespaces: created.namespaces },
             channel: Some(created.channel),
+            binary,
         }
     }
 
@@ -62,7 +65,7 @@ impl Container {
     ///
     /// # Errors
     /// The record is another backend's.
-    pub fn open(record: &Record, state_dir: &Path) -> Result<Self> {
+    pub fn open(record: &Record, state_dir: &Path, binary: Binary) -> Result<Self> {
         let stored = serde_json::from_value(record.backend.clone())
             .map_err(|source| Error::Malformed { path: state_dir.join("state.json"), source })?;
         // The pidfd first, then the start time: a process that took the number over in between has another one.
@@ -77,6 +80,7 @@ impl Container {
             process,
             stored,
             channel: None,
+            binary,
         })
     }
 
@@ -170,6 +174,7 @@ impl Workload for Container {
             pid: self.pid,
             namespaces: self.stored.namespaces,
             cgroup: self.stored.cgroup.as_ref(),
+            binary: self.binary,
         };
         Ok(Box::new(exec::exec(&target, request)?))
     }

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use oci_spec::runtime::Spec;
 use rkvm_oci::{Error, Keyring, Result, Stdio, hooks};
 
+use crate::Binary;
 use crate::mounts::make::{self, Place};
 use crate::process::Plan;
 use crate::sync::{Channel, Go, Report};
@@ -60,6 +61,8 @@ pub struct Context<'a> {
     pub entrance: Option<(Entrance, Born)>,
     /// Whether its new user namespace has its mappings already.
     pub mapped: bool,
+    /// What protects the runtime's binary.
+    pub binary: Binary,
     /// Its state, for the hooks that it runs itself; its process id is filled in.
     pub state: serde_json::Value,
 }
@@ -141,7 +144,7 @@ fn state(context: &Context<'_>, status: &str) -> serde_json::Value {
 fn prepare(context: &mut Context<'_>, channel: &mut Channel) -> Result<Program> {
     let namespaces = context.namespaces;
     let own_user_namespace = namespaces.has(libc::CLONE_NEWUSER);
-    if !own_user_namespace {
+    if !own_user_namespace && context.binary == Binary::LetGo {
         // Before the container pays for the memory that this takes.
         protect_binary(namespaces.new)?;
     }
@@ -156,7 +159,7 @@ fn prepare(context: &mut Context<'_>, channel: &mut Channel) -> Result<Program> 
         // Whoever is in that pid namespace already must not reach the host through this process.
         sys::not_dumpable().map_err(|source| Error::failed("protect", "the init process", source))?;
     }
-    if own_user_namespace {
+    if own_user_namespace && context.binary == Binary::LetGo {
         // Only there it may have the privilege.
         protect_binary(namespaces.new)?;
     }

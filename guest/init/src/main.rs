@@ -1,23 +1,34 @@
-//! PID 1 of the microVM: sets the machine up, runs processes, powers it off.
+//! PID 1 of the microVM: sets the machine up, runs the OCI process in a container inside it, powers it off.
 //!
-//! One thread and one `poll` loop. The first vsock stream goes to the host and carries the machine's process; further streams come from the
-//! host, one for each `exec`. Whatever goes wrong here is told to the host, and the machine is switched off: nobody is there to look at it.
+//! One thread and one `poll` loop. The container is made by the container backend's own code, so that everything which config.json
+//! can say means the same in both isolations. The first vsock stream goes to the host and carries the container's process; further
+//! streams come from the host, one for each `exec` and each question. Whatever goes wrong here is told to the host, and the machine
+//! is switched off: nobody is there to look at it.
 
-mod child;
 mod events;
-mod fail;
 mod machine;
+mod network;
+mod processes;
 mod root;
 mod session;
 mod sys;
+mod workload;
 
 use rkvm_guest_protocol::marker;
 
 fn main() {
-    sys::mark(marker::INIT);
-    if let Err(error) = events::run() {
-        // The console is the last way to say anything.
+    if let Err(error) = machine::first_mounts() {
         eprintln!("rkvm-init: {error}");
+        machine::power_off();
+    }
+    let mut marker = sys::Marker::open();
+    marker.mark(marker::INIT);
+    if let Err(error) = events::run(&mut marker) {
+        // The console is the last way to say anything.
+        eprintln!(
+            "rkvm-init: {error}: {}",
+            std::error::Error::source(&error).map_or(String::new(), ToString::to_string)
+        );
     }
     machine::power_off();
 }

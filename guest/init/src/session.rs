@@ -5,16 +5,21 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use rkvm_guest_protocol::{
-    Failure, FailureKind, FrameReader, GuestSetup, MAX_STREAM_DATA, Outcome, ProcessSpec, ToGuest, ToHost,
-    marker,
+    FrameReader, GuestProcess, GuestSetup, MAX_STREAM_DATA, Question, STDIN_WINDOW, ToGuest, ToHost, VERSION,
+    WindowSize, marker,
 };
+use rkvm_oci::failure::Failure;
+use rkvm_oci::{Error, ExecProcess, ExitStatus, KillScope, Result, Signal};
 
-use crate::child::{self, Place, Streams};
-use crate::fail::{Fail, Result};
-use crate::sys;
+use crate::root;
+use crate::sys::{self, Marker};
+use crate::workload::{Ends, Machine};
 
 /// Output that waits for the host before the process is made to wait, bytes.
 const MAX_WAITING: usize = 256 << 10;
+/// Output that is still read of a process that has ended, bytes: what its pipe can hold. Others may go on writing to it without end.
+const MAX_LAST_OUTPUT: usize = 1 << 20;
+const CHUNK: usize = 32 << 10;
 
 /// Which of a session's descriptors `poll` spoke of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,34 +32,46 @@ pub enum Source {
     Stderr,
     /// The process's standard input.
     Stdin,
-    /// The child tells that everything is in place.
-    Ready,
-    /// The child tells what went wrong, or that it has executed.
-    Report,
 }
 
 /// A process and our ends of its streams.
-#[derive(Debug)]
 struct Process {
     pid: i32,
+    /// `None` for the container's own.
+    further: Option<Box<dyn ExecProcess>>,
+    /// The write end of a pipe, or a terminal's master; `stdout` is then the same terminal.
     stdin: Option<File>,
     stdout: Option<File>,
     stderr: Option<File>,
     terminal: bool,
-    ready: Option<File>,
-    report: Option<File>,
-    said: Vec<u8>,
-    gate: Option<File>,
-    outcome: Option<Outcome>,
-    executed: bool,
+    /// The host has been told that it runs.
+    started: bool,
+    outcome: Option<ExitStatus>,
+}
+
+impl Process {
+    fn new(pid: i32, further: Option<Box<dyn ExecProcess>>, ends: Ends) -> Result<Self> {
+        let (stdin, stdout, stderr, terminal) = match ends {
+            Ends::Pipes { stdin, stdout, stderr } => (stdin, stdout, Some(stderr), false),
+            Ends::Terminal(master) => {
+                let both = master
+                    .try_clone()
+                    .map_err(|source| Error::failed("share", "the terminal of a process", source))?;
+                (master, both, None, true)
+            }
+        };
+        let started = further.is_some();
+        let (stdin, stdout) = (Some(stdin), Some(stdout));
+        Ok(Self { pid, further, stdin, stdout, stderr, terminal, started, outcome: None })
+    }
 }
 
 /// A stream of the host.
-#[derive(Debug)]
 pub struct Session {
     stream: File,
     reader: FrameReader,
     outgoing: Vec<u8>,
+    /// Standard input that the process has not taken yet.
     incoming: Vec<u8>,
     stdin_ends: bool,
     process: Option<Process>,
@@ -63,7 +80,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// The machine's own session, or one for a further process.
+    /// The machine's own session, or one for a further process or a question.
     pub fn new(stream: OwnedFd, is_main: bool) -> Self {
         let mut session = Self {
             stream: File::from(stream),
@@ -75,13 +92,9 @@ impl Session {
             is_main,
             finished: false,
         };
-        session.send(&ToHost::Hello { version: rkvm_guest_protocol::VERSION });
+        session.send(&ToHost::Hello { version: VERSION });
+        session.flush();
         session
-    }
-
-    /// Whether this is the machine's own session.
-    pub fn is_main(&self) -> bool {
-        self.is_main
     }
 
     /// Whether nothing more is to be done.
@@ -98,32 +111,26 @@ impl Session {
         self.outgoing.extend_from_slice(&message.encode());
     }
 
-    fn fail(&mut self, failure: Failure) {
-        let mut failure = failure;
-        failure.message.truncate(4096);
-        self.send(&ToHost::Failed(failure));
+    fn fail(&mut self, error: Error) {
+        self.send(&ToHost::Failed(Box::new(Failure::from(error))));
         self.finished = true;
     }
 
     /// What to wait for.
     pub fn interests(&self) -> Vec<(Source, RawFd, i16)> {
-        let mut wanted = Vec::new();
-        let mut stream = if self.incoming.len() < MAX_WAITING { libc::POLLIN } else { 0 };
+        let mut wanted = Vec::with_capacity(4);
+        let mut stream = if self.finished { 0 } else { libc::POLLIN };
         if !self.outgoing.is_empty() {
             stream |= libc::POLLOUT;
         }
         wanted.push((Source::Stream, self.stream.as_raw_fd(), stream));
         if let Some(process) = &self.process {
-            let mut input = |source, file: &Option<File>| {
-                if let Some(file) = file {
-                    wanted.push((source, file.as_raw_fd(), libc::POLLIN));
-                }
-            };
-            input(Source::Ready, &process.ready);
-            input(Source::Report, &process.report);
             if self.outgoing.len() < MAX_WAITING {
-                input(Source::Stdout, &process.stdout);
-                input(Source::Stderr, &process.stderr);
+                for (source, file) in [(Source::Stdout, &process.stdout), (Source::Stderr, &process.stderr)] {
+                    if let Some(file) = file {
+                        wanted.push((source, file.as_raw_fd(), libc::POLLIN));
+                    }
+                }
             }
             if let Some(stdin) = process.stdin.as_ref().filter(|_| !self.incoming.is_empty()) {
                 wanted.push((Source::Stdin, stdin.as_raw_fd(), libc::POLLOUT));
@@ -133,18 +140,16 @@ impl Session {
     }
 
     /// Something can be read or written.
-    pub fn handle(&mut self, source: Source, machine: &mut Machine) {
+    pub fn handle(&mut self, source: Source, machine: &mut Machine, marker: &mut Marker) {
         match source {
             Source::Stream => {
                 self.flush();
-                self.receive(machine);
+                self.receive(machine, marker);
             }
             Source::Stdout | Source::Stderr => {
                 self.read_output(source);
             }
             Source::Stdin => self.feed(),
-            Source::Ready => self.on_ready(),
-            Source::Report => self.on_report(),
         }
         self.flush();
     }
@@ -163,13 +168,13 @@ impl Session {
     /// The host has closed its stream: its process is of no use to anybody.
     fn host_is_gone(&mut self) {
         if let Some(pid) = self.pid() {
-            sys::kill(pid, libc::SIGKILL as u8);
+            sys::kill(pid, libc::SIGKILL);
         }
         self.outgoing.clear();
         self.finished = true;
     }
 
-    fn receive(&mut self, machine: &mut Machine) {
+    fn receive(&mut self, machine: &mut Machine, marker: &mut Marker) {
         let mut bytes = vec![0; MAX_STREAM_DATA];
         match self.stream.read(&mut bytes) {
             Ok(0) => return self.host_is_gone(),
@@ -181,165 +186,173 @@ impl Session {
         }
         while !self.finished {
             match self.reader.next_message::<ToGuest>() {
-                Ok(Some(message)) => self.obey(message, machine),
-                Ok(None) => return,
-                Err(error) => {
-                    return self.fail(Failure {
-                        kind: FailureKind::Setup,
-                        message: format!("the host sent {error}"),
-                    });
+                Ok(Some(message)) => {
+                    if let Err(error) = self.obey(message, machine, marker) {
+                        self.fail(error);
+                    }
                 }
+                Ok(None) => return,
+                Err(error) => self.fail(Error::failed("understand", "the host", error)),
             }
         }
     }
 
-    fn obey(&mut self, message: ToGuest, machine: &mut Machine) {
-        let done = match message {
-            ToGuest::Setup(setup) if self.is_main && self.process.is_none() => self.set_up(*setup, machine),
-            ToGuest::Exec(spec) if !self.is_main && self.process.is_none() => self.execute(&spec, machine),
-            ToGuest::Start => {
-                if let Some(mut gate) = self.process.as_mut().and_then(|process| process.gate.take()) {
-                    let _ = gate.write_all(&[1]);
-                }
-                Ok(())
+    fn obey(&mut self, message: ToGuest, machine: &mut Machine, marker: &mut Marker) -> Result<()> {
+        match message {
+            ToGuest::Setup(setup) if self.is_main && self.process.is_none() => {
+                self.set_up(*setup, machine, marker)
             }
-            ToGuest::Stdin(bytes) => {
-                self.incoming.extend_from_slice(&bytes);
-                self.feed();
-                Ok(())
+            ToGuest::Exec(process) if !self.is_main && self.process.is_none() => {
+                self.execute(&process, machine)
             }
+            ToGuest::Ask(question) if !self.is_main && self.process.is_none() => {
+                self.answer(&question, machine)
+            }
+            ToGuest::Start => self.start(machine, marker),
+            ToGuest::Stdin(bytes) => self.take_input(&bytes),
             ToGuest::StdinEnd => {
                 self.stdin_ends = true;
                 self.feed();
                 Ok(())
             }
             ToGuest::Resize(size) => {
-                if let Some(process) = self.process.as_ref().filter(|process| process.terminal)
-                    && let Some(master) = &process.stdout
-                {
-                    let _ = sys::resize(master, size);
-                }
+                self.resize(size);
                 Ok(())
             }
-            ToGuest::Signal(number) => {
-                if let Some(pid) = self.pid() {
-                    sys::kill(pid, number);
-                }
+            ToGuest::Signal(signal, scope) => {
+                self.signal(signal, scope, machine);
                 Ok(())
             }
-            ToGuest::Setup(_) | ToGuest::Exec(_) => Ok(()),
+            ToGuest::Setup(_) | ToGuest::Exec(_) | ToGuest::Ask(_) => {
+                Err(Error::unsupported("this message on this stream", "see the protocol's table of streams"))
+            }
+        }
+    }
+
+    fn set_up(&mut self, setup: GuestSetup, machine: &mut Machine, marker: &mut Marker) -> Result<()> {
+        let (pid, ends) = machine.create(setup)?;
+        self.process = Some(Process::new(pid, None, ends)?);
+        marker.mark(marker::READY);
+        self.send(&ToHost::Ready);
+        Ok(())
+    }
+
+    fn start(&mut self, machine: &mut Machine, marker: &mut Marker) -> Result<()> {
+        let Some(process) = self.process.as_mut().filter(|process| !process.started) else { return Ok(()) };
+        machine.start()?;
+        marker.mark(marker::EXEC);
+        process.started = true;
+        let pid = process.pid as u32;
+        self.send(&ToHost::Started { pid });
+        self.finish();
+        Ok(())
+    }
+
+    fn execute(&mut self, process: &GuestProcess, machine: &mut Machine) -> Result<()> {
+        let (started, ends) = machine.exec(process)?;
+        let pid = started.pid();
+        self.process = Some(Process::new(pid, Some(started), ends)?);
+        self.send(&ToHost::Started { pid: pid as u32 });
+        Ok(())
+    }
+
+    fn answer(&mut self, question: &Question, machine: &mut Machine) -> Result<()> {
+        let answer = machine.answer(question)?;
+        self.send(&ToHost::Answer(Box::new(answer)));
+        self.finished = true;
+        Ok(())
+    }
+
+    /// A signal to a process that has just ended is lost, as one to a process that ends before it has looked at it.
+    fn signal(&mut self, signal: Signal, scope: KillScope, machine: &mut Machine) {
+        let Some(process) = self.process.as_mut().filter(|process| process.outcome.is_none()) else { return };
+        let _ = match &mut process.further {
+            Some(further) => further.kill(signal),
+            None => machine.kill(signal, scope),
         };
-        if let Err(fail) = done {
-            self.fail(Failure { kind: FailureKind::Setup, message: fail.to_string() });
+    }
+
+    fn resize(&self, size: WindowSize) {
+        if let Some(process) = self.process.as_ref().filter(|process| process.terminal)
+            && let Some(master) = &process.stdout
+        {
+            let _ = sys::resize(master, size);
         }
     }
 
-    fn set_up(&mut self, setup: GuestSetup, machine: &mut Machine) -> Result<()> {
-        crate::machine::configure(&setup)?;
-        crate::root::assemble(&setup)?;
-        sys::unshare_pids().map_err(Fail::on("make", "a process id namespace"))?;
-        let (gate, opener) = sys::pipe().map_err(Fail::on("make", "a pipe"))?;
-        let (ready, reporter) = sys::pipe().map_err(Fail::on("make", "a pipe"))?;
-        let place = Place::Machine { setup: &setup, gate, ready: reporter };
-        let mut process = spawn(&setup.process, place)?;
-        process.gate = Some(File::from(opener));
-        process.ready = Some(File::from(ready));
-        machine.process =
-            Some(sys::process_descriptor(process.pid).map_err(Fail::on("watch", "the process"))?);
-        self.process = Some(process);
+    fn take_input(&mut self, bytes: &[u8]) -> Result<()> {
+        if self.incoming.len() + bytes.len() > STDIN_WINDOW {
+            return Err(Error::unsupported(
+                "more standard input than the window",
+                format!("{STDIN_WINDOW} bytes may be on their way"),
+            ));
+        }
+        if self.process.as_ref().is_some_and(|process| process.stdin.is_some()) {
+            self.incoming.extend_from_slice(bytes);
+            self.feed();
+        }
         Ok(())
     }
 
-    fn execute(&mut self, spec: &ProcessSpec, machine: &mut Machine) -> Result<()> {
-        let gone = || io::Error::from_raw_os_error(libc::ESRCH);
-        let main = machine.process.as_ref().ok_or_else(gone).and_then(OwnedFd::try_clone);
-        let process = main.map_err(Fail::on("join", "the machine's process"))?;
-        self.process = Some(spawn(spec, Place::Beside { process })?);
-        Ok(())
-    }
-
-    fn on_ready(&mut self) {
+    fn feed(&mut self) {
         let Some(process) = &mut self.process else { return };
-        let mut byte = [0];
-        // Without the byte the child has failed, which its report says.
-        let told = process.ready.take().is_some_and(|mut ready| matches!(ready.read(&mut byte), Ok(1)));
-        if told {
-            self.send(&ToHost::Ready);
-        }
-    }
-
-    fn on_report(&mut self) {
-        let Some(process) = &mut self.process else { return };
-        let Some(report) = &mut process.report else { return };
-        let mut bytes = [0; 4096];
-        match report.read(&mut bytes) {
-            Ok(0) | Err(_) => {}
-            Ok(count) => return process.said.extend_from_slice(&bytes[..count]),
-        }
-        process.report = None;
-        if process.said.is_empty() {
-            process.executed = true;
-            let pid = process.pid as u32;
-            if self.is_main {
-                sys::mark(marker::EXEC);
+        let mut taken = 0;
+        let mut closed = false;
+        while let Some(stdin) = process.stdin.as_mut().filter(|_| taken < self.incoming.len()) {
+            match stdin.write(&self.incoming[taken..]) {
+                Ok(count) if count > 0 => taken += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                _ => {
+                    process.stdin = None;
+                    closed = true;
+                }
             }
-            self.send(&ToHost::Started { pid });
-            self.finish();
-        } else {
-            let failure = child::parse_report(&process.said);
-            self.fail(failure);
+        }
+        self.incoming.drain(..taken);
+        if self.stdin_ends && self.incoming.is_empty() {
+            process.stdin = None;
+            if process.terminal {
+                // The user's terminal is gone: closing the master hangs up the process's.
+                process.stdout = None;
+            }
+        }
+        if closed {
+            self.incoming.clear();
+            self.send(&ToHost::StdinClosed);
+        } else if taken > 0 {
+            self.send(&ToHost::StdinTaken(taken as u32));
         }
     }
 
-    /// Reads once; whether there may be more.
-    fn read_output(&mut self, source: Source) -> bool {
-        let Some(process) = &mut self.process else { return false };
+    /// Reads once; how many bytes came.
+    fn read_output(&mut self, source: Source) -> usize {
+        let Some(process) = &mut self.process else { return 0 };
         let slot = if source == Source::Stdout { &mut process.stdout } else { &mut process.stderr };
-        let Some(file) = slot else { return false };
-        let mut bytes = vec![0; 32 << 10];
+        let Some(file) = slot else { return 0 };
+        let mut bytes = vec![0; CHUNK];
         match file.read(&mut bytes) {
             Ok(count) if count > 0 => {
                 bytes.truncate(count);
                 let message =
                     if source == Source::Stdout { ToHost::Stdout(bytes) } else { ToHost::Stderr(bytes) };
                 self.send(&message);
-                true
+                count
             }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-                false
-            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => 0,
             // The end of a pipe, or EIO of a terminal without a process.
             _ => {
                 *slot = None;
-                false
+                0
             }
-        }
-    }
-
-    fn feed(&mut self) {
-        let Some(process) = &mut self.process else { return };
-        while let Some(stdin) = process.stdin.as_mut().filter(|_| !self.incoming.is_empty()) {
-            match stdin.write(&self.incoming) {
-                Ok(count) if count > 0 => drop(self.incoming.drain(..count)),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                _ => process.stdin = None,
-            }
-        }
-        if process.stdin.is_none() {
-            self.incoming.clear();
-        }
-        if self.stdin_ends && !process.terminal {
-            process.stdin = None;
         }
     }
 
     /// The session's process has ended.
     pub fn ended(&mut self, status: libc::c_int) {
-        let outcome = if libc::WIFSIGNALED(status) {
-            Outcome::Signaled(libc::WTERMSIG(status) as u8)
-        } else {
-            Outcome::Exited(libc::WEXITSTATUS(status) as u8)
+        let outcome = match Signal::from_number(libc::WTERMSIG(status)) {
+            Some(signal) if libc::WIFSIGNALED(status) => ExitStatus::Signaled(signal),
+            _ => ExitStatus::Exited(libc::WEXITSTATUS(status) as u8),
         };
         if let Some(process) = &mut self.process {
             process.outcome = Some(outcome);
@@ -351,62 +364,24 @@ impl Session {
     /// Sends the outcome, after all output that is there, once the start has been reported.
     fn finish(&mut self) {
         let Some(outcome) =
-            self.process.as_ref().filter(|process| process.executed).and_then(|process| process.outcome)
+            self.process.as_ref().filter(|process| process.started).and_then(|process| process.outcome)
         else {
             return;
         };
-        while self.read_output(Source::Stdout) {}
-        while self.read_output(Source::Stderr) {}
+        for source in [Source::Stdout, Source::Stderr] {
+            let mut read = 0;
+            while read < MAX_LAST_OUTPUT {
+                match self.read_output(source) {
+                    0 => break,
+                    count => read += count,
+                }
+            }
+        }
+        if self.is_main {
+            // What the process wrote must be on the host when the host hears that it has ended.
+            root::take_apart();
+        }
         self.send(&ToHost::Ended(outcome));
         self.finished = true;
-    }
-}
-
-/// What sessions share.
-#[derive(Debug, Default)]
-pub struct Machine {
-    /// The machine's process, which further processes join.
-    pub process: Option<OwnedFd>,
-}
-
-fn spawn(spec: &ProcessSpec, place: Place<'_>) -> Result<Process> {
-    let pipe = || sys::pipe().map_err(Fail::on("make", "a pipe"));
-    let (report, reporter) = pipe()?;
-    let (streams, stdin, stdout, stderr) = match spec.terminal {
-        None => {
-            let ((stdin, to_process), (from_stdout, stdout), (from_stderr, stderr)) =
-                (pipe()?, pipe()?, pipe()?);
-            (Streams::Pipes([stdin, stdout, stderr]), to_process, from_stdout, Some(from_stderr))
-        }
-        Some(terminal) => {
-            let (master, slave) = sys::open_terminal().map_err(Fail::on("open", "a terminal"))?;
-            if let Some(size) = terminal.size {
-                sys::resize(&master, size).map_err(Fail::on("resize", "the terminal"))?;
-            }
-            let reading = master.try_clone().map_err(Fail::on("share", "the terminal"))?;
-            (Streams::Terminal(slave), master, reading, None)
-        }
-    };
-    for end in [Some(&stdin), Some(&stdout), stderr.as_ref()].into_iter().flatten() {
-        sys::set_non_blocking(end).map_err(Fail::on("set", "standard streams"))?;
-    }
-    match sys::fork().map_err(Fail::on("start", "a process"))? {
-        None => {
-            let failure = child::become_process(spec, place, streams);
-            child::report_and_exit(&reporter, &failure)
-        }
-        Some(pid) => Ok(Process {
-            pid,
-            stdin: Some(File::from(stdin)),
-            stdout: Some(File::from(stdout)),
-            stderr: stderr.map(File::from),
-            terminal: spec.terminal.is_some(),
-            ready: None,
-            report: Some(File::from(report)),
-            said: Vec::new(),
-            gate: None,
-            outcome: None,
-            executed: false,
-        }),
     }
 }

@@ -116,14 +116,16 @@ impl FrameReader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{Outcome, ToGuest, ToHost};
+    use rkvm_oci::ExitStatus;
+
+    use crate::message::{ToGuest, ToHost};
 
     #[test]
     fn frames_survive_any_cut() {
         let messages = [
             ToHost::Hello { version: 7 },
             ToHost::Stdout(b"abc".to_vec()),
-            ToHost::Ended(Outcome::Exited(3)),
+            ToHost::Ended(ExitStatus::Exited(3)),
         ];
         let bytes: Vec<u8> = messages.iter().flat_map(ToHost::encode).collect();
         for cut in 1..bytes.len() {

@@ -7,23 +7,33 @@
 //! | stream | who connects | first frame of the host |
 //! |---|---|---|
 //! | [`INIT_PORT`] | the guest, once, when its init runs | [`ToGuest::Setup`], later [`ToGuest::Start`] |
-//! | [`EXEC_PORT`] | the host, once for each further process | [`ToGuest::Exec`] |
+//! | [`SERVICE_PORT`] | the host, once for each further process | [`ToGuest::Exec`] |
+//! | [`SERVICE_PORT`] | the host, once for each question | [`ToGuest::Ask`], answered by [`ToHost::Answer`] or [`ToHost::Failed`] |
+//!
+//! Standard input has a window: the host sends at most [`STDIN_WINDOW`] bytes more than [`ToHost::StdinTaken`] has told of, so that a
+//! program which does not read never keeps a signal or a new window size from getting through. Output needs none: nothing that the
+//! guest sends after it matters before it.
+//!
+//! The host's half is ready to use: [`host::Connection`] (one stream, with deadlines) and [`host::Relay`] (a process's streams and
+//! the descriptors of the host that they belong to, for any `poll` loop).
 
 mod frame;
+pub mod host;
 mod message;
+mod setup;
 
 pub use frame::{Error, FrameReader, MAX_DOCUMENT, MAX_STREAM_DATA, Message};
-pub use message::{
-    Failure, FailureKind, FileSystem, GuestSetup, Network, Outcome, ProcessSpec, Rlimit, Terminal, ToGuest,
-    ToHost, User, WindowSize,
-};
+pub use message::{Answer, GuestProcessInfo, Question, ToGuest, ToHost, WindowSize};
+pub use setup::{Address, GuestProcess, GuestSetup, Link, Root, Route, SeccompProgram, WriteLayer};
 
 /// Version of this protocol; both sides come from one build, so any difference is an error.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Port of the host that init connects to.
 pub const INIT_PORT: u32 = 1024;
-/// Port of the guest on which init accepts further processes.
-pub const EXEC_PORT: u32 = 1025;
+/// Port of the guest on which init accepts further processes and questions.
+pub const SERVICE_PORT: u32 = 1025;
+/// Bytes of standard input that may be on their way.
+pub const STDIN_WINDOW: usize = 256 << 10;
 
 /// Values that the guest writes to the boot marker port, in this order.
 pub mod marker {

@@ -1,13 +1,16 @@
 //! The messages of both directions.
 
-use std::net::Ipv4Addr;
-
+use oci_spec::runtime::LinuxResources;
+use rkvm_oci::failure::Failure;
+use rkvm_oci::stats::Stats;
+use rkvm_oci::{ExitStatus, KillScope, Signal};
 use serde::{Deserialize, Serialize};
 
 use crate::frame::{Error, MAX_DOCUMENT, MAX_STREAM_DATA, Message, encode};
+use crate::setup::{GuestProcess, GuestSetup};
 
 /// Size of a terminal, in characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WindowSize {
     /// Lines.
     pub rows: u16,
@@ -15,159 +18,72 @@ pub struct WindowSize {
     pub columns: u16,
 }
 
-/// How the machine is to be set up before the process runs.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GuestSetup {
-    /// Host name.
-    pub hostname: String,
-    /// The address on `eth0`; `None` leaves only the loopback link.
-    pub network: Option<Network>,
-    /// Read-only block device of the image.
-    pub image_device: String,
-    /// Block device of the write layer; `None` keeps it in memory.
-    pub write_device: Option<String>,
-    /// Further file systems, in order, below the process's root.
-    pub mounts: Vec<FileSystem>,
-    /// Kernel settings below /proc/sys, with dots.
-    pub sysctls: Vec<(String, String)>,
-    /// Files to be written below the root before the process runs: path and content.
-    pub files: Vec<(String, String)>,
-    /// Paths that the process must not see.
-    pub masked_paths: Vec<String>,
-    /// Paths that the process must not write to.
-    pub readonly_paths: Vec<String>,
-    /// Whether the root is read-only.
-    pub readonly_root: bool,
-    /// The process.
-    pub process: ProcessSpec,
-}
-
-/// An IPv4 address on a link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Network {
-    /// The guest's address.
-    pub address: Ipv4Addr,
-    /// Length of its network's prefix, bits.
-    pub prefix: u8,
-    /// Where everything else is.
-    pub gateway: Ipv4Addr,
-}
-
-/// A file system below the root.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileSystem {
-    /// `tmpfs`, `virtiofs`, `proc`, ...
-    pub kind: String,
-    /// Device or tag.
-    pub source: String,
-    /// Absolute path below the root.
-    pub target: String,
-    /// Options, flags (`ro`, `nosuid`) and data (`size=64m`) mixed, as in config.json.
-    pub options: Vec<String>,
-}
-
-/// A process, as config.json has it, less what only the host can do.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProcessSpec {
-    /// Program and arguments.
-    pub args: Vec<String>,
-    /// `NAME=value`.
-    pub env: Vec<String>,
-    /// Absolute; made when it is missing.
-    pub cwd: String,
-    /// Who it runs as.
-    pub user: User,
-    /// Numbers of the capabilities in each set, as bits: bounding, effective, permitted, inheritable, ambient.
-    pub capabilities: [u64; 5],
-    /// Resource limits.
-    pub rlimits: Vec<Rlimit>,
-    /// Sets `no_new_privs`.
-    pub no_new_privileges: bool,
-    /// A compiled filter program for seccomp, empty for none: eight bytes an instruction, as in `struct sock_filter`.
-    pub seccomp: Vec<u8>,
-    /// `oom_score_adj`.
-    pub oom_score_adj: Option<i32>,
-    /// The terminal, when it has one.
-    pub terminal: Option<Terminal>,
-}
-
-/// A terminal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Terminal {
-    /// Its size at the start, when that is known.
-    pub size: Option<WindowSize>,
-}
-
-/// Numeric ids.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct User {
-    /// User.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Further groups.
-    pub groups: Vec<u32>,
-    /// File mode mask.
-    pub umask: Option<u32>,
-}
-
-/// A resource limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rlimit {
-    /// Its number, `RLIMIT_*`.
-    pub resource: u32,
-    /// Limit in force.
-    pub soft: u64,
-    /// Highest that it may be raised to.
-    pub hard: u64,
-}
-
-/// What failed, for exit codes and messages.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
-    /// Decides the exit code.
-    pub kind: FailureKind,
-    /// What failed, on what.
-    pub message: String,
-}
-
-/// Kinds of failures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum FailureKind {
-    /// The program does not exist: 127.
-    NotFound,
-    /// The program cannot be executed: 126.
-    NotExecutable,
-    /// The machine could not be set up: 125.
-    Setup,
-}
-
-/// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// With this code.
-    Exited(u8),
-    /// By this signal, 1 to 64.
-    Signaled(u8),
-}
-
 /// From the host to the guest.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum ToGuest {
     /// Set the machine up; answered by [`ToHost::Ready`] or [`ToHost::Failed`].
     Setup(Box<GuestSetup>),
     /// Execute the process of the set-up; answered by [`ToHost::Started`] or [`ToHost::Failed`].
     Start,
-    /// Run a further process; answered likewise.
-    Exec(Box<ProcessSpec>),
-    /// Bytes for standard input or the terminal.
+    /// Run a further process; answered likewise. Whether it has a terminal is `process.terminal`.
+    Exec(Box<GuestProcess>),
+    /// Bytes for standard input or the terminal, within [`crate::STDIN_WINDOW`].
     Stdin(Vec<u8>),
     /// No more bytes will come.
     StdinEnd,
     /// The terminal has a new size.
     Resize(WindowSize),
-    /// Send this signal to the process.
-    Signal(u8),
+    /// Send a signal to the stream's process, or on the machine's own stream to every process.
+    Signal(Signal, KillScope),
+    /// A question; the only message of its stream.
+    Ask(Box<Question>),
+}
+
+/// Something that the guest is asked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Question {
+    /// What the container inside uses; answered by [`Answer::Stats`].
+    Stats,
+    /// Its processes; answered by [`Answer::Processes`].
+    Processes,
+    /// New limits for it; answered by [`Answer::Done`].
+    Update(Box<LinuxResources>),
+}
+
+/// What the guest answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// Counters of its cgroup.
+    Stats(Box<Stats>),
+    /// The processes of its cgroup.
+    Processes(Vec<GuestProcessInfo>),
+    /// It is done.
+    Done,
+}
+
+/// A process of the container inside, as `top` shows it. Text of the guest's programs: it may hold anything.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestProcessInfo {
+    /// Process id in the container's own pid namespace.
+    pub pid: u32,
+    /// Its parent's, 0 when that is outside.
+    pub parent: u32,
+    /// Real user id.
+    pub uid: u32,
+    /// State letter of proc(5).
+    pub state: char,
+    /// CPU time, milliseconds.
+    pub cpu_ms: u64,
+    /// When it began, milliseconds after the machine.
+    pub start_ms: u64,
+    /// Resident memory, KiB.
+    pub resident_kib: u64,
+    /// Controlling terminal's device number, 0 without one.
+    pub terminal: u32,
+    /// Program and arguments, or the name in brackets when there are none.
+    pub command: String,
 }
 
 /// From the guest to the host.
@@ -186,13 +102,21 @@ pub enum ToHost {
         pid: u32,
     },
     /// It could not be done.
-    Failed(Failure),
+    Failed(Box<Failure>),
     /// Bytes of standard output, or of the terminal.
     Stdout(Vec<u8>),
     /// Bytes of standard error.
     Stderr(Vec<u8>),
-    /// The process has ended, and all of its output has been sent.
-    Ended(Outcome),
+    /// The process has ended, and all of its output has been sent. On the machine's own stream: and everything that was written is on
+    /// the host.
+    Ended(ExitStatus),
+    /// The process has taken this many bytes of standard input: the host may send as many again. Also what was thrown away because
+    /// nothing reads it.
+    StdinTaken(u32),
+    /// Nothing reads standard input any more: the host may close its side.
+    StdinClosed,
+    /// To [`ToGuest::Ask`].
+    Answer(Box<Answer>),
 }
 
 fn document<T: Serialize>(kind: u8, value: &T) -> Vec<u8> {
@@ -206,6 +130,15 @@ fn parse<'a, T: Deserialize<'a>>(kind: u8, payload: &'a [u8]) -> Result<T, Error
 
 fn fixed<const N: usize>(kind: u8, payload: &[u8]) -> Result<[u8; N], Error> {
     payload.try_into().map_err(|_| Error::Payload { kind, bytes: payload.len() })
+}
+
+fn signal(kind: u8, number: u8) -> Result<Signal, Error> {
+    Signal::from_number(number.into()).ok_or(Error::Payload { kind, bytes: 1 })
+}
+
+/// Signal numbers end at 64.
+fn byte(signal: Signal) -> u8 {
+    signal.number() as u8
 }
 
 impl ToGuest {
@@ -222,7 +155,8 @@ impl ToGuest {
                 let [c, d] = columns.to_le_bytes();
                 encode(6, &[a, b, c, d])
             }
-            Self::Signal(number) => encode(7, &[*number]),
+            Self::Signal(signal, scope) => encode(7, &[byte(*signal), u8::from(*scope == KillScope::All)]),
+            Self::Ask(question) => document(8, question),
         }
     }
 }
@@ -230,11 +164,11 @@ impl ToGuest {
 impl Message for ToGuest {
     fn limit(kind: u8) -> Option<usize> {
         match kind {
-            1 | 3 => Some(MAX_DOCUMENT),
+            1 | 3 | 8 => Some(MAX_DOCUMENT),
             2 | 5 => Some(0),
             4 => Some(MAX_STREAM_DATA),
             6 => Some(4),
-            7 => Some(1),
+            7 => Some(2),
             _ => None,
         }
     }
@@ -254,9 +188,11 @@ impl Message for ToGuest {
                 })
             }
             7 => match fixed(kind, payload)? {
-                [signal @ 1..=64] => Self::Signal(signal),
+                [number, 0] => Self::Signal(signal(kind, number)?, KillScope::Init),
+                [number, 1] => Self::Signal(signal(kind, number)?, KillScope::All),
                 _ => return Err(Error::Payload { kind, bytes: payload.len() }),
             },
+            8 => Self::Ask(parse(kind, payload)?),
             _ => return Err(Error::Kind(kind)),
         })
     }
@@ -272,8 +208,11 @@ impl ToHost {
             Self::Failed(failure) => document(4, failure),
             Self::Stdout(bytes) => encode(5, bytes),
             Self::Stderr(bytes) => encode(6, bytes),
-            Self::Ended(Outcome::Exited(code)) => encode(7, &[0, *code]),
-            Self::Ended(Outcome::Signaled(signal)) => encode(7, &[1, *signal]),
+            Self::Ended(ExitStatus::Exited(code)) => encode(7, &[0, *code]),
+            Self::Ended(ExitStatus::Signaled(signal)) => encode(7, &[1, byte(*signal)]),
+            Self::StdinTaken(bytes) => encode(8, &bytes.to_le_bytes()),
+            Self::StdinClosed => encode(9, &[]),
+            Self::Answer(answer) => document(10, answer),
         }
     }
 }
@@ -281,10 +220,11 @@ impl ToHost {
 impl Message for ToHost {
     fn limit(kind: u8) -> Option<usize> {
         match kind {
-            1 | 3 => Some(4),
-            2 => Some(0),
+            1 | 3 | 8 => Some(4),
+            2 | 9 => Some(0),
             4..=6 => Some(MAX_STREAM_DATA),
             7 => Some(2),
+            10 => Some(MAX_DOCUMENT),
             _ => None,
         }
     }
@@ -298,10 +238,13 @@ impl Message for ToHost {
             5 => Self::Stdout(payload.to_vec()),
             6 => Self::Stderr(payload.to_vec()),
             7 => match fixed(kind, payload)? {
-                [0, code] => Self::Ended(Outcome::Exited(code)),
-                [1, signal @ 1..=64] => Self::Ended(Outcome::Signaled(signal)),
+                [0, code] => Self::Ended(ExitStatus::Exited(code)),
+                [1, number] => Self::Ended(ExitStatus::Signaled(signal(kind, number)?)),
                 _ => return Err(Error::Payload { kind, bytes: payload.len() }),
             },
+            8 => Self::StdinTaken(u32::from_le_bytes(fixed(kind, payload)?)),
+            9 => Self::StdinClosed,
+            10 => Self::Answer(parse(kind, payload)?),
             _ => return Err(Error::Kind(kind)),
         })
     }

@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
@@ -54,7 +53,8 @@ struct Control {
 
 #[derive(Debug)]
 pub(super) struct VsockHandler {
-    path: PathBuf,
+    /// For the first program of the guest that connects to each port.
+    streams: Vec<(u32, UnixStream)>,
     listener: UnixListener,
     memory: GuestMemory,
     interrupt: Interrupt,
@@ -66,12 +66,16 @@ pub(super) struct VsockHandler {
 }
 
 impl VsockHandler {
-    pub(super) fn new(path: PathBuf, listener: UnixListener, activation: Activation) -> Result<Self> {
+    pub(super) fn new(
+        streams: Vec<(u32, UnixStream)>,
+        listener: UnixListener,
+        activation: Activation,
+    ) -> Result<Self> {
         let Ok([rx, tx, event]) = <[(Queue, EventFd); 3]>::try_from(activation.queues) else {
             return Err(Error::os("start the socket device")(io::ErrorKind::InvalidInput.into()));
         };
         Ok(Self {
-            path,
+            streams,
             listener,
             memory: activation.memory,
             interrupt: activation.interrupt,
@@ -223,7 +227,7 @@ impl VsockHandler {
         self.watch(token, ops);
     }
 
-    /// A program in the guest connects: to the Unix socket of that port.
+    /// A program in the guest connects: it gets the stream of that port, if there is one.
     fn connect_to_host(
         &mut self,
         key: Key,
@@ -234,10 +238,9 @@ impl VsockHandler {
         if token.is_some() || self.table.is_full() {
             return self.reply(key, OP_RST, 0);
         }
-        let mut path = self.path.clone().into_os_string();
-        path.push(format!("_{}", key.host_port));
-        let connection = UnixStream::connect(path).and_then(|stream| Connection::new(stream, Phase::Open));
-        let added = connection.ok().and_then(|mut connection| {
+        let offered = self.streams.iter().position(|(port, _)| *port == key.host_port);
+        let connection = offered.map(|index| Connection::new(self.streams.remove(index).1, Phase::Open));
+        let added = connection.and_then(Result::ok).and_then(|mut connection| {
             connection.peer_credit(packet.buf_alloc(), packet.fwd_cnt());
             self.add(Some(key), connection, ops)
         });

@@ -1,13 +1,15 @@
 //! Socket device (virtio 1.2, section 5.10), entirely in this process: guest streams end in Unix stream sockets of the host.
 //!
-//! A host program connects to `PATH`, writes `CONNECT PORT\n` and reads `OK PORT\n` once the guest has accepted. A guest program that
-//! connects to the host (context id 2) at port N reaches the Unix socket `PATH_N`.
+//! A host program connects to the device's listener, writes `CONNECT PORT\n` and reads `OK PORT\n` once the guest has accepted. In the
+//! other direction only streams that were given to the device can be reached: the first guest program that connects to the host (context
+//! id 2) at such a port gets the stream, everybody after it is refused. The device opens nothing by a path, so it works in a jail, and
+//! a guest reaches nothing on the host that was not meant for it.
 
 mod connection;
 mod handler;
 mod table;
 
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
@@ -25,12 +27,29 @@ const QUEUE_SIZES: [u16; 3] = [128, 128, 16];
 /// The device.
 #[derive(Debug)]
 pub struct Vsock {
-    path: PathBuf,
+    path: Option<PathBuf>,
     listener: UnixListener,
+    streams: Vec<(u32, UnixStream)>,
     config: [u8; 8],
 }
 
 impl Vsock {
+    /// A device whose host side is `listener`; its file, if it has one, is the caller's.
+    ///
+    /// # Errors
+    /// The listener cannot be made non-blocking.
+    pub fn new(listener: UnixListener) -> Result<Self> {
+        listener.set_nonblocking(true).map_err(Error::os("set up the socket device's listener"))?;
+        Ok(Self { path: None, listener, streams: Vec::new(), config: GUEST_CID.to_le_bytes() })
+    }
+
+    /// Gives `stream` to the first program of the guest that connects to `port` of the host.
+    #[must_use]
+    pub fn offer(mut self, port: u32, stream: UnixStream) -> Self {
+        self.streams.push((port, stream));
+        self
+    }
+
     /// A device whose host side listens at `path`, which must not exist.
     ///
     /// # Errors
@@ -38,8 +57,9 @@ impl Vsock {
     pub fn bind(path: &Path) -> Result<Self> {
         let error = |source| Error::Listen { path: path.into(), source };
         let listener = UnixListener::bind(path).map_err(error)?;
-        listener.set_nonblocking(true).map_err(error)?;
-        Ok(Self { path: path.into(), listener, config: GUEST_CID.to_le_bytes() })
+        let mut device = Self::new(listener)?;
+        device.path = Some(path.into());
+        Ok(device)
     }
 }
 
@@ -62,13 +82,16 @@ impl VirtioDevice for Vsock {
 
     fn activate(&mut self, activation: Activation) -> Result<Handler> {
         let listener = self.listener.try_clone().map_err(Error::os("share the socket device's listener"))?;
-        Ok(Box::new(handler::VsockHandler::new(self.path.clone(), listener, activation)?))
+        let streams = std::mem::take(&mut self.streams);
+        Ok(Box::new(handler::VsockHandler::new(streams, listener, activation)?))
     }
 }
 
 impl Drop for Vsock {
     fn drop(&mut self) {
-        // Made by `bind`; a socket file without a listener only misleads.
-        let _ = std::fs::remove_file(&self.path);
+        if let Some(path) = &self.path {
+            // Made by `bind`; a socket file without a listener only misleads.
+            let _ = std::fs::remove_file(path);
+        }
     }
 }

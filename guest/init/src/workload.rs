@@ -1,0 +1,166 @@
+//! The container inside the machine, made by the container backend.
+
+use std::fs::{self, File};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use rkvm_container::{Binary, ContainerBackend};
+use rkvm_guest_protocol::{Answer, GuestProcess, GuestSetup, Question};
+use rkvm_oci::{
+    Backend, Bundle, CreateRequest, Error, ExecProcess, ExecRequest, Keyring, Result, Rootfs, Stdio,
+    Timeline, Workload,
+};
+
+use crate::{machine, network, root, sys};
+
+const BUNDLE: &str = "/run/bundle";
+const STATE: &str = "/run/container";
+
+/// The container, once it is there.
+#[derive(Default)]
+pub struct Machine {
+    workload: Option<Box<dyn Workload>>,
+}
+
+/// Our ends of a process's streams.
+#[derive(Debug)]
+pub enum Ends {
+    /// Three pipes.
+    Pipes {
+        /// To standard input.
+        stdin: File,
+        /// From standard output.
+        stdout: File,
+        /// From standard error.
+        stderr: File,
+    },
+    /// The master of its terminal.
+    Terminal(File),
+}
+
+impl Machine {
+    /// Sets everything up; the process waits for [`Machine::start`]. Its id, and our ends of its streams.
+    ///
+    /// # Errors
+    /// Whatever is missing or contradictory.
+    pub fn create(&mut self, mut setup: GuestSetup) -> Result<(i32, Ends)> {
+        machine::further_mounts()?;
+        network::configure(&setup.links)?;
+        let path = root::assemble(&setup)?;
+        let mut spec_root = setup.spec.root().clone().unwrap_or_default();
+        spec_root.set_path(path);
+        setup.spec.set_root(Some(spec_root));
+        for folder in [BUNDLE, STATE] {
+            fs::create_dir(folder).map_err(|source| Error::failed("make folder", folder, source))?;
+        }
+        let bundle = Bundle { path: BUNDLE.into(), spec: setup.spec };
+        // `exec` reads it again.
+        let config = bundle.path.join("config.json");
+        let text = serde_json::to_vec(&bundle.spec).unwrap_or_default();
+        fs::write(&config, text).map_err(|source| Error::failed("write", config.display(), source))?;
+        let process = bundle.spec.process().as_ref();
+        let terminal = process.and_then(|process| process.terminal()).unwrap_or(false);
+        let (stdio, ends) = Half::new(terminal)?;
+        let mut workload = ContainerBackend::with_binary(Binary::InUse).create(CreateRequest {
+            id: &setup.id,
+            bundle: &bundle,
+            rootfs: Rootfs::Bundle,
+            link: None,
+            state_dir: Path::new(STATE),
+            stdio,
+            preserve_fds: 0,
+            no_pivot: false,
+            keyring: Keyring::New,
+            timeline: &mut Timeline::begin(),
+        })?;
+        workload.recorded()?;
+        let pid = workload.pid();
+        self.workload = Some(workload);
+        Ok((pid, ends.finish()?))
+    }
+
+    fn workload(&mut self) -> Result<&mut Box<dyn Workload>> {
+        self.workload.as_mut().ok_or_else(|| {
+            Error::failed("use", "the machine", std::io::Error::from_raw_os_error(libc::ESRCH))
+                .hint("it has not been set up yet")
+        })
+    }
+
+    /// Executes the process.
+    ///
+    /// # Errors
+    /// [`Error::Exec`] when the program cannot be executed.
+    pub fn start(&mut self) -> Result<()> {
+        self.workload()?.start(&mut Timeline::begin())
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// The process is gone.
+    pub fn kill(&mut self, signal: rkvm_oci::Signal, scope: rkvm_oci::KillScope) -> Result<()> {
+        self.workload()?.kill(signal, scope)
+    }
+
+    /// Runs a further process.
+    ///
+    /// # Errors
+    /// [`Error::Exec`] when the program cannot be executed.
+    pub fn exec(&mut self, process: &GuestProcess) -> Result<(Box<dyn ExecProcess>, Ends)> {
+        let (stdio, ends) = Half::new(process.terminal().unwrap_or(false))?;
+        let started = self.workload()?.exec(ExecRequest { process, stdio, preserve_fds: 0 })?;
+        Ok((started, ends.finish()?))
+    }
+
+    /// Answers a question.
+    ///
+    /// # Errors
+    /// The counters cannot be read, or a limit not be set.
+    pub fn answer(&mut self, question: &Question) -> Result<Answer> {
+        let workload = self.workload()?;
+        match question {
+            Question::Stats => Ok(Answer::Stats(Box::new(workload.stats()?))),
+            Question::Processes => {
+                let ids = workload.processes()?;
+                Ok(Answer::Processes(ids.into_iter().filter_map(crate::processes::describe).collect()))
+            }
+            Question::Update(resources) => workload.update(resources).map(|()| Answer::Done),
+        }
+    }
+}
+
+/// Our ends before the process has its own: a terminal's master comes over a socket.
+enum Half {
+    Pipes(Ends),
+    Console(UnixStream),
+}
+
+impl Half {
+    fn new(terminal: bool) -> Result<(Stdio, Self)> {
+        let failed = |source| Error::failed("make", "the streams of a process", source);
+        if terminal {
+            let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+            return Ok((Stdio::Terminal { console: theirs.into() }, Self::Console(ours)));
+        }
+        let (stdin, to_stdin) = sys::pipe().map_err(failed)?;
+        let (from_stdout, stdout) = sys::pipe().map_err(failed)?;
+        let (from_stderr, stderr) = sys::pipe().map_err(failed)?;
+        let ours = |end: OwnedFd| sys::set_non_blocking(&end).map(|()| File::from(end)).map_err(failed);
+        let ends =
+            Ends::Pipes { stdin: ours(to_stdin)?, stdout: ours(from_stdout)?, stderr: ours(from_stderr)? };
+        Ok((Stdio::Fds { stdin, stdout, stderr }, Self::Pipes(ends)))
+    }
+
+    fn finish(self) -> Result<Ends> {
+        match self {
+            Self::Pipes(ends) => Ok(ends),
+            Self::Console(socket) => {
+                let failed = |source| Error::failed("receive", "the terminal of a process", source);
+                let master = rkvm_container::receive_fd(socket.as_fd()).map_err(failed)?;
+                sys::set_non_blocking(&master).map_err(failed)?;
+                Ok(Ends::Terminal(master.into()))
+            }
+        }
+    }
+}
