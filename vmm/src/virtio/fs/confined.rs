@@ -2,7 +2,8 @@
 //!
 //! The library trusts the names, offsets and flags of a message: it relies on a process that has nothing but the shared folder, and on
 //! a guest whose kernel sends only what it should. Here a name is one step of a path, so that no message leaves the shared folder
-//! even where the process's root is larger; numbers on which the library would panic are refused; and a guest makes no device node.
+//! even where the process's root is larger; numbers on which the library would panic are refused; a guest makes no device
+//! node, and a file keeps what [`super::privileges`] says.
 
 use std::ffi::CStr;
 use std::io;
@@ -16,7 +17,9 @@ use virtiofsd::filesystem::{
 use virtiofsd::fuse;
 use virtiofsd::passthrough::PassthroughFs;
 use virtiofsd::server::Server;
+use virtiofsd::soft_idmap::Id as _;
 
+use super::privileges::{Given, Privileges};
 use super::stamps::Stamps;
 
 type Inode = u64;
@@ -31,6 +34,9 @@ const OPEN_FLAGS: u32 = (libc::O_ACCMODE
     | libc::O_SYNC
     | libc::O_DIRECTORY
     | libc::O_NOATIME) as u32;
+
+/// The extended attribute that holds file capabilities.
+const CAPABILITY: &CStr = c"security.capability";
 
 /// The FUSE protocol over the confined file server.
 pub(super) struct Served(Server<Confined>);
@@ -56,11 +62,23 @@ impl Served {
 pub(super) struct Confined {
     inner: PassthroughFs,
     stamps: Stamps,
+    privileges: Privileges,
 }
 
 impl Confined {
     pub(super) fn new(inner: PassthroughFs) -> Self {
-        Self { inner, stamps: Stamps::new() }
+        Self { inner, stamps: Stamps::new(), privileges: Privileges::new() }
+    }
+
+    /// Sets again what a change of owner, or a truncation that changes nothing, has taken away; and remembers it further.
+    fn give_back(&self, ctx: Context, inode: Inode, given: Given) -> io::Result<(fuse::Attr, Duration)> {
+        if let Some(capability) = &given.capability {
+            self.inner.setxattr(ctx, inode, CAPABILITY, capability, 0, SetxattrFlags::empty())?;
+            self.privileges.capability(inode, capability);
+        }
+        let Some(mode) = given.mode else { return self.inner.getattr(ctx, inode, None) };
+        let attr = fuse::SetattrIn { mode, ..Default::default() };
+        self.inner.setattr(ctx, inode, attr, None, SetattrValid::MODE)
     }
 }
 
@@ -135,7 +153,25 @@ impl FileSystem for Confined {
         handle: Option<Handle>,
         valid: SetattrValid,
     ) -> io::Result<(fuse::Attr, Duration)> {
-        self.inner.setattr(ctx, inode, attr, handle, valid)
+        let takes_away = SetattrValid::UID | SetattrValid::GID | SetattrValid::SIZE;
+        let given = if valid.intersects(takes_away) || !ctx.uid.is_root() {
+            self.privileges.take(inode).filter(|_| ctx.uid.is_root() && !valid.contains(SetattrValid::MODE))
+        } else {
+            None
+        };
+        let resizes = valid.contains(SetattrValid::SIZE)
+            && given.is_some()
+            && self.inner.getattr(ctx, inode, None)?.0.size != attr.size;
+        let done = self.inner.setattr(ctx, inode, attr, handle, valid)?;
+        if let Some(given) = given
+            && !resizes
+        {
+            return self.give_back(ctx, inode, given);
+        }
+        if valid.contains(SetattrValid::MODE) && !valid.intersects(takes_away) && ctx.uid.is_root() {
+            self.privileges.mode(inode, attr.mode);
+        }
+        Ok(done)
     }
 
     fn readlink(&self, ctx: Context, inode: Inode) -> io::Result<Vec<u8>> {
@@ -210,6 +246,9 @@ impl FileSystem for Confined {
         kill_priv: bool,
         flags: u32,
     ) -> io::Result<(Option<Handle>, OpenOptions)> {
+        if flags & (libc::O_ACCMODE | libc::O_TRUNC) as u32 != libc::O_RDONLY as u32 {
+            self.privileges.take(inode);
+        }
         let (handle, mut options) = self.inner.open(ctx, inode, kill_priv, flags & OPEN_FLAGS)?;
         // After the opening, which may have truncated it.
         if let Ok((attr, _)) = self.inner.getattr(ctx, inode, None)
@@ -314,7 +353,11 @@ impl FileSystem for Confined {
         flags: u32,
         extra_flags: SetxattrFlags,
     ) -> io::Result<()> {
-        self.inner.setxattr(ctx, inode, name, value, flags, extra_flags)
+        self.inner.setxattr(ctx, inode, name, value, flags, extra_flags)?;
+        if name == CAPABILITY && ctx.uid.is_root() {
+            self.privileges.capability(inode, value);
+        }
+        Ok(())
     }
 
     fn getxattr(&self, ctx: Context, inode: Inode, name: &CStr, size: u32) -> io::Result<GetxattrReply> {
@@ -326,6 +369,7 @@ impl FileSystem for Confined {
     }
 
     fn removexattr(&self, ctx: Context, inode: Inode, name: &CStr) -> io::Result<()> {
+        self.privileges.take(inode);
         self.inner.removexattr(ctx, inode, name)
     }
 

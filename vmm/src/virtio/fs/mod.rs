@@ -21,6 +21,7 @@
 
 mod confined;
 mod pool;
+mod privileges;
 mod request;
 mod session;
 mod stamps;
