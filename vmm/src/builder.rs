@@ -9,7 +9,7 @@ use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::arch::x86_64::{boot_params, cpuid, layout, mptable, pvh, registers};
-use crate::config::{Console, Image, VmConfig};
+use crate::config::{Console, Image, Processors, VmConfig};
 use crate::devices::{BootMarker, MmioBus, PortBus, SERIAL_IRQ, SerialConsole};
 use crate::error::{Error, Result};
 use crate::event_loop::EventLoop;
@@ -27,6 +27,8 @@ const CMDLINE: &str = "reboot=t panic=-1";
 /// What the kernel prints before it dies, straight to the port; no driver is probed for.
 const CMDLINE_EMERGENCY: &str = "quiet earlyprintk=serial,0x3f8,115200,keep 8250.nr_uarts=0";
 const CMDLINE_FULL: &str = "console=ttyS0";
+/// The kernel starts one processor, init the others.
+const CMDLINE_ONE_PROCESSOR: &str = "maxcpus=1";
 
 /// Builds the microVM that `config` describes; [`Microvm::start`] runs it.
 ///
@@ -51,7 +53,7 @@ pub fn build(host: &Host, config: VmConfig) -> Result<Microvm> {
     let kind = host::kind_of(&vcpu_fds[0], &supported);
 
     let event_loop = EventLoop::new()?;
-    let mut cmdline = first_words(config.console);
+    let mut cmdline = first_words(config.console, config.processors);
     let mut lines = interrupt_lines(config.console);
     let windows = attach_devices(&vm, memory, &event_loop, config.devices, &mut cmdline, &mut lines)?;
     let _ = write!(cmdline, " {}", config.cmdline);
@@ -99,12 +101,16 @@ pub fn build(host: &Host, config: VmConfig) -> Result<Microvm> {
 }
 
 /// The beginning of the command line: what the machine is like.
-fn first_words(console: Console) -> String {
-    match console {
+fn first_words(console: Console, processors: Processors) -> String {
+    let mut words = match console {
         Console::Emergency => format!("{CMDLINE} {CMDLINE_EMERGENCY}"),
         Console::Full => format!("{CMDLINE} {CMDLINE_FULL}"),
         Console::Unset => String::new(),
+    };
+    if processors == Processors::ByInit {
+        let _ = write!(words, " {CMDLINE_ONE_PROCESSOR}");
     }
+    words
 }
 
 /// Lines of the IO-APIC that have something behind them even without a virtio device.
@@ -151,7 +157,8 @@ fn attach_devices(
     Ok(windows)
 }
 
-/// Loads the initramfs at the end of low memory, out of the kernel's way.
+/// Loads the initramfs right behind the kernel, where guest memory is backed already: at another place it would take a huge page of
+/// its own.
 fn load_initrd(
     memory: &GuestMemory,
     image: &Image,
@@ -163,10 +170,10 @@ fn load_initrd(
     let mut file = &image.file;
     let bytes = file.metadata().map_err(read)?.len();
     file.rewind().map_err(read)?;
-    let address = (kernel.initrd_max + 1).checked_sub(bytes).map(|address| address & !(PAGE - 1));
-    let Some(address) = address.filter(|address| *address >= kernel.end) else {
+    let address = kernel.end.next_multiple_of(PAGE);
+    if address.checked_add(bytes).is_none_or(|end| end > kernel.initrd_max) {
         return Err(Error::DoesNotFit { what: "the initramfs", bytes, memory_mib });
-    };
+    }
     memory
         .read_exact_volatile_from(GuestAddress(address), &mut file, bytes as usize)
         .map_err(Error::write("the initramfs"))?;

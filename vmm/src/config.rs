@@ -68,6 +68,17 @@ pub enum Protocol {
     Pvh,
 }
 
+/// When the processors beside the first start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Processors {
+    /// The kernel starts them before PID 1.
+    #[default]
+    AtBoot,
+    /// PID 1 starts them (it writes 1 to `/sys/devices/system/cpu/cpuN/online`) beside its other work: the kernel boots as fast as with
+    /// one processor, and nothing in it waits for a second one that the host has not scheduled.
+    ByInit,
+}
+
 /// A microVM to be built.
 pub struct VmConfig {
     /// x86-64 kernel: an ELF vmlinux or a bzImage.
@@ -80,6 +91,8 @@ pub struct VmConfig {
     pub protocol: Protocol,
     /// Virtual processors, 1 to [`MAX_VCPUS`].
     pub vcpus: u8,
+    /// Who starts those beside the first.
+    pub processors: Processors,
     /// Guest memory, MiB, [`MIN_MEMORY_MIB`] to [`MAX_MEMORY_MIB`]; taken from the host only as the guest touches it.
     pub memory_mib: u32,
     /// How it is backed.
@@ -114,6 +127,7 @@ impl VmConfig {
             cmdline: String::new(),
             protocol: Protocol::default(),
             vcpus: 1,
+            processors: Processors::default(),
             memory_mib: 256,
             huge_pages: HugePages::default(),
             console: Console::default(),

@@ -18,7 +18,7 @@ pub mod virtio;
 pub mod vm;
 
 pub use builder::build;
-pub use config::{Console, HugePages, Image, Protocol, VmConfig};
+pub use config::{Console, HugePages, Image, Processors, Protocol, VmConfig};
 pub use error::{Error, Result};
 pub use events::{End, Events, Marker};
 pub use host::{Host, KvmKind, Offer, Vendor};

@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Duration;
 
-use rkvm_vmm::{Console, End, Host, Image, Microvm, VmConfig, build};
+use rkvm_vmm::{Console, End, Host, Image, Microvm, Processors, VmConfig, build};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -29,6 +29,23 @@ fn every_processor_runs() {
         assert_eq!(values, [0x40 + vcpus, 0xff]);
         assert!(machine.events().entered().unwrap() < machine.markers()[0].at);
     }
+}
+
+#[test]
+fn init_can_start_the_processors_itself() {
+    let code = [
+        support::mark_processors(0x40),
+        support::start_processors(3),
+        support::mark_processors(0x40),
+        support::mark(0xff),
+        support::pause(),
+    ];
+    let machine = machine(&code.concat(), |config| {
+        (config.vcpus, config.processors) = (3, Processors::ByInit);
+    });
+    assert_eq!(machine.wait(Some(LIMIT)), End::PowerOff, "{}", machine.console_tail(20));
+    let values: Vec<u8> = machine.markers().iter().map(|marker| marker.value).collect();
+    assert_eq!(values, [0x41, 0x43, 0xff]);
 }
 
 #[test]

@@ -71,14 +71,9 @@ pub fn elf(address: u64, code: &[u8], zeros: u64) -> Vec<u8> {
     file
 }
 
-/// Code that writes marker `value` through `/port`; the descriptor is 0 after the first.
+/// Code that writes marker `value` through `/port`; init begins without descriptors.
 pub fn mark(value: u8) -> Vec<u8> {
-    let mut code = vec![0xe8, 6, 0, 0, 0]; // call over the text
-    code.extend(b"/port\0");
-    code.push(0x5f); // pop rdi
-    code.extend([0xbe, 1, 0, 0, 0, 0x31, 0xd2]); // esi = O_WRONLY, edx = 0
-    code.extend(syscall(2));
-    code.extend([0x89, 0xc7]); // edi = descriptor
+    let mut code = open("/port");
     code.extend([0x6a, value]); // push the byte
     code.extend(pwrite_stack());
     code
@@ -91,13 +86,44 @@ pub fn mark_processors(base: u8) -> Vec<u8> {
     code.extend(syscall(204)); // sched_getaffinity
     code.extend([0x48, 0x8b, 0x04, 0x24, 0x31, 0xdb]); // rax = mask, ebx = 0
     code.extend([0x89, 0xc1, 0x83, 0xe1, 1, 0x01, 0xcb, 0x48, 0xd1, 0xe8, 0x75, 0xf4]); // count its bits
-    code.extend([0x80, 0xc3, base, 0x53]); // bl += base, push rbx
-    code.extend([0xe8, 6, 0, 0, 0]);
-    code.extend(b"/port\0");
-    code.extend([0x5f, 0xbe, 1, 0, 0, 0, 0x31, 0xd2]);
+    code.extend([0x80, 0xc3, base]); // bl += base
+    code.extend(open("/port"));
+    code.push(0x53); // push rbx
+    code.extend(pwrite_stack());
+    code
+}
+
+/// Code that leaves the address of `text` in rdi.
+fn text(text: &str) -> Vec<u8> {
+    let mut code = vec![0xe8]; // call over the text, which pushes its address
+    code.extend((text.len() as u32 + 1).to_le_bytes());
+    code.extend(text.as_bytes());
+    code.extend([0, 0x5f]); // pop rdi
+    code
+}
+
+/// Code that opens `path` for writing and leaves the descriptor in edi.
+fn open(path: &str) -> Vec<u8> {
+    let mut code = text(path);
+    code.extend([0xbe, 1, 0, 0, 0, 0x31, 0xd2]); // esi = O_WRONLY, edx = 0
     code.extend(syscall(2));
     code.extend([0x89, 0xc7]);
-    code.extend(pwrite_stack());
+    code
+}
+
+/// Code that starts processors 1 to `count` - 1, as an init does for `Processors::ByInit`.
+pub fn start_processors(count: u8) -> Vec<u8> {
+    let mut code = text("sysfs");
+    code.extend([0x48, 0x89, 0xfa]); // rdx = the kind
+    code.extend(text("/sys"));
+    code.extend([0x48, 0x89, 0xfe, 0x48, 0x89, 0xd7]); // rsi = target, rdi = source, which may be any text
+    code.extend([0x45, 0x31, 0xd2, 0x45, 0x31, 0xc0]); // r10 = flags, r8 = data
+    code.extend(syscall(165));
+    for processor in 1..count {
+        code.extend(open(&format!("/sys/devices/system/cpu/cpu{processor}/online")));
+        code.extend([0x6a, b'1', 0x48, 0x89, 0xe6, 0xba, 1, 0, 0, 0]); // rsi = "1" on the stack, edx = 1
+        code.extend(syscall(1));
+    }
     code
 }
 
