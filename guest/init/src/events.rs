@@ -53,6 +53,7 @@ pub fn run(marker: &mut sys::Marker) -> Result<()> {
             index == 1 || !session.is_over()
         });
     }
+    sessions.into_iter().for_each(Session::close);
     Ok(())
 }
 

@@ -19,6 +19,8 @@ use crate::workload::{Ends, Machine};
 const MAX_WAITING: usize = 256 << 10;
 /// Output that is still read of a process that has ended, bytes: what its pipe can hold. Others may go on writing to it without end.
 const MAX_LAST_OUTPUT: usize = 1 << 20;
+/// How long the host may take to read the last messages, seconds.
+const CLOSE_SECONDS: libc::c_int = 10;
 const CHUNK: usize = 32 << 10;
 
 /// Which of a session's descriptors `poll` spoke of.
@@ -105,6 +107,11 @@ impl Session {
     /// The process, while it runs.
     pub fn pid(&self) -> Option<i32> {
         self.process.as_ref().filter(|process| process.outcome.is_none()).map(|process| process.pid)
+    }
+
+    /// Ends the stream when the host has taken everything.
+    pub fn close(self) {
+        sys::close_and_wait(self.stream.into(), CLOSE_SECONDS);
     }
 
     fn send(&mut self, message: &ToHost) {

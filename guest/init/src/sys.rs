@@ -78,6 +78,26 @@ pub fn unmount(path: &Path) {
     }
 }
 
+/// Closes a stream once the host has taken everything that was written to it, at most after `seconds`: writing only queues it, and a
+/// machine that is switched off sends nothing any more.
+pub fn close_and_wait(stream: OwnedFd, seconds: libc::c_int) {
+    // SAFETY: no pointer is passed. The loop's streams do not block, and a close that does not block does not wait either.
+    let flags = unsafe { libc::fcntl(stream.as_raw_fd(), libc::F_GETFL) };
+    // SAFETY: as above.
+    unsafe { libc::fcntl(stream.as_raw_fd(), libc::F_SETFL, flags & !libc::O_NONBLOCK) };
+    let linger = libc::linger { l_onoff: 1, l_linger: seconds };
+    // SAFETY: pointer and length are those of one structure. An error leaves the close as it is without.
+    unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_LINGER,
+            (&raw const linger).cast(),
+            size_of::<libc::linger>() as libc::socklen_t,
+        );
+    }
+}
+
 /// Signals a child that has not been reaped.
 pub fn kill(pid: i32, signal: libc::c_int) {
     // SAFETY: no pointer is passed. The process is a child that has not been reaped, so the number is still its own.

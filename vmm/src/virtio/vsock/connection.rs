@@ -5,6 +5,9 @@ use std::io::{self, Read, Write};
 use std::num::Wrapping;
 use std::os::unix::net::UnixStream;
 
+use vm_memory::bitmap::BitmapSlice;
+use vm_memory::{ReadVolatile, VolatileMemoryError, VolatileSlice, WriteVolatile};
+
 /// What the guest may send before the host's program has read it, bytes. Also the most that is kept here for one
 /// connection: a guest that ignores its credit is cut off.
 pub(super) const BUFFER_BYTES: u32 = 256 << 10;
@@ -53,6 +56,10 @@ pub(super) struct Connection {
     pub(super) host_done: bool,
     /// The guest sends no more.
     pub(super) guest_done: bool,
+    /// The guest neither sends nor takes any more: the connection ends when the host's program has everything.
+    pub(super) hung_up: bool,
+    /// Whether the event loop watches the stream.
+    pub(super) watched: bool,
     greeting: Vec<u8>,
 }
 
@@ -70,6 +77,8 @@ impl Connection {
             peer_forwarded: Wrapping(0),
             host_done: false,
             guest_done: false,
+            hung_up: false,
+            watched: false,
             greeting: Vec::new(),
         })
     }
@@ -84,11 +93,6 @@ impl Connection {
         self.peer_buffer.saturating_sub((self.sent - self.peer_forwarded).0)
     }
 
-    /// Counts bytes that have been sent to the guest.
-    pub(super) fn count_sent(&mut self, bytes: u32) {
-        self.sent += bytes;
-    }
-
     /// Our own `fwd_cnt`, for the header of a packet; from then on the guest knows it.
     pub(super) fn announce(&mut self) -> u32 {
         self.announced = self.forwarded;
@@ -100,13 +104,47 @@ impl Connection {
         (self.forwarded - self.announced).0 >= BUFFER_BYTES / 2
     }
 
-    /// Takes data of the guest; `Err` when it sends more than its credit, or the host's program has gone.
-    pub(super) fn take(&mut self, data: &[u8]) -> io::Result<()> {
+    /// Takes data of the guest, straight out of its memory; `Err` when it sends more than its credit, or the host's program has gone.
+    pub(super) fn take<B: BitmapSlice>(&mut self, data: &VolatileSlice<'_, B>) -> io::Result<()> {
         if self.backlog.len() + data.len() > BUFFER_BYTES as usize {
             return Err(io::ErrorKind::QuotaExceeded.into());
         }
-        self.backlog.extend(data);
-        self.flush()
+        let mut done = 0;
+        while self.backlog.is_empty() && done < data.len() {
+            let rest = data.offset(done).map_err(io::Error::other)?;
+            match self.stream.write_volatile(&rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    done += count;
+                    self.forwarded += count as u32;
+                }
+                Err(VolatileMemoryError::IOError(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    break;
+                }
+                Err(VolatileMemoryError::IOError(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(io::Error::other(error)),
+            }
+        }
+        if done < data.len() {
+            let mut rest = vec![0; data.len() - done];
+            data.offset(done).map_err(io::Error::other)?.copy_to(&mut rest[..]);
+            self.backlog.extend(rest);
+        }
+        Ok(())
+    }
+
+    /// Reads data of the host's program, straight into the guest's memory; at most as much as the guest has room for. 0 is the end.
+    pub(super) fn give<B: BitmapSlice>(&mut self, room: &VolatileSlice<'_, B>) -> io::Result<usize> {
+        let bytes = room.len().min(self.credit() as usize);
+        let mut room = room.subslice(0, bytes).map_err(io::Error::other)?;
+        match self.stream.read_volatile(&mut room) {
+            Ok(count) => {
+                self.sent += count as u32;
+                Ok(count)
+            }
+            Err(VolatileMemoryError::IOError(error)) => Err(error),
+            Err(error) => Err(io::Error::other(error)),
+        }
     }
 
     /// Passes as much of the backlog on as the host's program takes without blocking.
@@ -169,7 +207,7 @@ mod tests {
     fn a_guest_that_claims_to_have_taken_more_than_was_sent_gets_nothing() {
         let (mut connection, _peer) = pair(Phase::Open);
         connection.peer_credit(1000, 0);
-        connection.count_sent(400);
+        connection.sent += 400;
         assert_eq!(connection.credit(), 600);
         connection.peer_credit(1000, 500);
         assert_eq!(connection.credit(), 0);
@@ -178,8 +216,8 @@ mod tests {
     #[test]
     fn counters_that_wrap_around_keep_the_right_credit() {
         let (mut connection, _peer) = pair(Phase::Open);
-        connection.count_sent(u32::MAX);
-        connection.count_sent(11);
+        connection.sent += u32::MAX;
+        connection.sent += 11;
         connection.peer_credit(100, u32::MAX);
         assert_eq!(connection.credit(), 89);
     }
@@ -187,7 +225,8 @@ mod tests {
     #[test]
     fn a_guest_that_ignores_its_credit_is_cut_off() {
         let (mut connection, _peer) = pair(Phase::Open);
-        let chunk = vec![0; 64 << 10];
+        let mut chunk = vec![0; 64 << 10];
+        let chunk = VolatileSlice::from(&mut chunk[..]);
         let taken = (0..100).take_while(|_| connection.take(&chunk).is_ok()).count();
         assert!(taken < 100, "a backlog without bound");
     }

@@ -8,7 +8,6 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use virtio_vsock::packet::VsockPacket;
-use vm_memory::Bytes;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::connection::{BUFFER_BYTES, Connection, Greeting, Phase};
@@ -100,7 +99,7 @@ impl VsockHandler {
     }
 
     fn forget(&mut self, token: u32, ops: &mut EventOps<'_>) {
-        if let Some(connection) = self.table.remove(token) {
+        if let Some(connection) = self.table.remove(token).filter(|connection| connection.watched) {
             let _ =
                 ops.remove(Events::with_data_raw(connection.stream.as_raw_fd(), token, EventSet::empty()));
         }
@@ -122,19 +121,16 @@ impl VsockHandler {
         if connection.has_backlog() {
             events |= EventSet::OUT;
         }
-        let _ = ops.modify(Events::with_data_raw(connection.stream.as_raw_fd(), token, events));
-    }
-
-    fn add(&mut self, key: Option<Key>, connection: Connection, ops: &mut EventOps<'_>) -> Option<u32> {
-        let descriptor = connection.stream.as_raw_fd();
-        let token = self.table.insert(FIRST_CONNECTION, key, connection);
-        match ops.add(Events::with_data_raw(descriptor, token, EventSet::empty())) {
-            Ok(()) => Some(token),
-            Err(_) => {
-                self.table.remove(token);
-                None
-            }
-        }
+        // Without anything to wait for it is not watched at all: epoll always tells of a peer that has hung up, and a guest that gives no
+        // credit could so make the loop turn without end.
+        let entry = Events::with_data_raw(connection.stream.as_raw_fd(), token, events);
+        let _ = match (connection.watched, events.is_empty()) {
+            (true, true) => ops.remove(entry),
+            (true, false) => ops.modify(entry),
+            (false, true) => Ok(()),
+            (false, false) => ops.add(entry),
+        };
+        connection.watched = !events.is_empty();
     }
 
     fn accept(&mut self, ops: &mut EventOps<'_>) {
@@ -143,9 +139,8 @@ impl VsockHandler {
             if self.table.is_full() {
                 continue;
             }
-            if let Ok(connection) = Connection::new(stream, Phase::Greeting)
-                && let Some(token) = self.add(None, connection, ops)
-            {
+            if let Ok(connection) = Connection::new(stream, Phase::Greeting) {
+                let token = self.table.insert(FIRST_CONNECTION, None, connection);
                 self.watch(token, ops);
             }
         }
@@ -201,19 +196,19 @@ impl VsockHandler {
             (OP_RST, _) => return self.forget(token, ops),
             (OP_SHUTDOWN, Phase::Open) => {
                 connection.guest_done |= packet.flags() & SHUTDOWN_SEND != 0;
-                let hangs_up = packet.flags() & SHUTDOWN_BOTH == SHUTDOWN_BOTH;
+                connection.hung_up |= packet.flags() & SHUTDOWN_BOTH == SHUTDOWN_BOTH;
                 let failed = connection.flush().is_err();
-                if failed || (hangs_up && !connection.has_backlog()) {
+                if failed || (connection.hung_up && !connection.has_backlog()) {
                     return self.reset(token, Some(key), ops);
                 }
             }
             (OP_RW, Phase::Open) => {
-                let mut data = vec![0; packet.len() as usize];
-                let read = match packet.data_slice() {
-                    Some(slice) => slice.read_slice(&mut data, 0).is_ok(),
-                    None => data.is_empty(),
+                // The slice is as long as the packet's header says, or there is none.
+                let taken = match packet.data_slice() {
+                    Some(data) => connection.take(data).is_ok(),
+                    None => packet.len() == 0,
                 };
-                if !read || connection.take(&data).is_err() {
+                if !taken {
                     return self.reset(token, Some(key), ops);
                 }
                 if connection.wants_credit_update() {
@@ -240,11 +235,11 @@ impl VsockHandler {
         }
         let offered = self.streams.iter().position(|(port, _)| *port == key.host_port);
         let connection = offered.map(|index| Connection::new(self.streams.remove(index).1, Phase::Open));
-        let added = connection.and_then(Result::ok).and_then(|mut connection| {
-            connection.peer_credit(packet.buf_alloc(), packet.fwd_cnt());
-            self.add(Some(key), connection, ops)
-        });
-        let Some(token) = added else { return self.reply(key, OP_RST, 0) };
+        let Some(mut connection) = connection.and_then(Result::ok) else {
+            return self.reply(key, OP_RST, 0);
+        };
+        connection.peer_credit(packet.buf_alloc(), packet.fwd_cnt());
+        let token = self.table.insert(FIRST_CONNECTION, Some(key), connection);
         self.reply(key, OP_RESPONSE, 0);
         self.watch(token, ops);
     }
@@ -288,17 +283,13 @@ impl VsockHandler {
         } else {
             let token = self.table.readable.pop_front()?;
             let (key, connection) = self.table.get(token)?;
-            let (key, credit) = (key?, connection.credit());
-            let room = packet
-                .data_slice()
-                .map_or(0, |slice| slice.len())
-                .min(credit as usize)
-                .min(MAX_PAYLOAD as usize);
-            if room == 0 {
+            let key = key?;
+            let room = packet.data_slice()?;
+            if room.is_empty() || connection.credit() == 0 {
+                self.watch(token, ops);
                 return None;
             }
-            let mut data = vec![0; room];
-            match io::Read::read(&mut connection.stream, &mut data) {
+            match connection.give(room) {
                 Ok(0) => {
                     connection.host_done = true;
                     let forwarded = connection.announce();
@@ -306,9 +297,7 @@ impl VsockHandler {
                     header(packet, key, OP_SHUTDOWN, SHUTDOWN_SEND, 0, forwarded).then_some(HEADER)
                 }
                 Ok(count) => {
-                    connection.count_sent(count as u32);
                     let forwarded = connection.announce();
-                    packet.data_slice()?.write_slice(&data[..count], 0).ok()?;
                     self.watch(token, ops);
                     header(packet, key, OP_RW, 0, count as u32, forwarded).then_some(HEADER + count as u32)
                 }
@@ -337,10 +326,10 @@ impl VsockHandler {
                 }
                 Greeting::Refused => return self.forget(token, ops),
             },
-            Phase::Requested => return self.reset(token, key, ops),
+            Phase::Requested => {}
             Phase::Open => {
                 if events.contains(EventSet::OUT) {
-                    if connection.flush().is_err() {
+                    if connection.flush().is_err() || (connection.hung_up && !connection.has_backlog()) {
                         return self.reset(token, key, ops);
                     }
                     if connection.wants_credit_update()
