@@ -38,6 +38,12 @@ pub struct ThreadSetup {
 }
 
 impl ThreadSetup {
+    /// For threads that are not confined.
+    #[cfg(test)]
+    pub(crate) fn unconfined() -> Self {
+        Self { call: Arc::new(|_| Ok(())), events: Arc::new(Events::new().unwrap()) }
+    }
+
     /// Whether the thread may go on; otherwise the machine ends.
     pub(crate) fn call(&self, kind: ThreadKind) -> bool {
         let result = (self.call)(kind);

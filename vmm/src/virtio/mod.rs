@@ -13,6 +13,11 @@ pub mod rng;
 mod sys;
 pub mod vsock;
 
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 

@@ -4,6 +4,8 @@
 mod handler;
 mod receive;
 mod sys;
+#[cfg(test)]
+mod tests;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;

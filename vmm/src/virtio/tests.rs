@@ -1,0 +1,207 @@
+//! Each device against a driver that means harm, and what it must do for one that does not.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+
+use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
+use vm_memory::{Bytes, GuestAddress};
+
+use super::balloon::Balloon;
+use super::block::{Access, Block};
+use super::console::{Console, TerminalSize};
+use super::rng::Rng;
+use super::testing::hostile::{self, Knowledge, Part, Random};
+use super::testing::{BUFFERS, Buffer, HIGH_START, Rig};
+use super::vsock::Vsock;
+
+const ALL: u64 = u64::MAX;
+
+fn noise(random: &mut Random) -> Vec<u8> {
+    (0..random.below(96)).map(|_| random.next() as u8).collect()
+}
+
+fn gives_random_bytes(rig: &mut Rig) {
+    let mut rings = rig.start(ALL, 64);
+    rig.memory.write_slice(&[0; 64], GuestAddress(BUFFERS)).unwrap();
+    let head = rings[0].add(&rig.memory, &[Buffer::Writable(BUFFERS, 64)]);
+    assert_eq!(rig.exchange(0, &mut rings[0]), (head, 64));
+    let mut bytes = [0; 64];
+    rig.memory.read_slice(&mut bytes, GuestAddress(BUFFERS)).unwrap();
+    assert!(bytes.iter().filter(|byte| **byte == 0).count() < 32, "{bytes:?}");
+}
+
+#[test]
+fn entropy_device() {
+    const SHAPES: &[&[Part]] = &[&[Part::Writable(64)], &[Part::Writable(8), Part::Writable(4000)]];
+    hostile::run(Rng::new().unwrap(), Knowledge { content: noise, shapes: SHAPES }, gives_random_bytes);
+}
+
+pub(super) fn disk(sectors: u64) -> (tempfile::NamedTempFile, Block) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let content: Vec<u8> = (0..sectors * 512).map(|at| (at / 512) as u8).collect();
+    file.as_file().write_all_at(&content, 0).unwrap();
+    let block = Block::open(file.path(), Access::ReadWrite, "test").unwrap();
+    (file, block)
+}
+
+fn block_header(random: &mut Random) -> Vec<u8> {
+    let kind = random.below(15) as u32;
+    let sector = if random.one_in(4) { random.next() } else { random.below(70) };
+    let mut bytes = [kind.to_le_bytes(), [0; 4]].concat();
+    bytes.extend(sector.to_le_bytes());
+    // Of a discard: sector, count, flags.
+    bytes.extend(random.below(70).to_le_bytes());
+    bytes.extend((random.below(70) as u32).to_le_bytes());
+    bytes.extend((random.below(3) as u32).to_le_bytes());
+    bytes
+}
+
+const BLOCK: Knowledge = Knowledge {
+    content: block_header,
+    shapes: &[
+        &[Part::Readable(16), Part::Readable(512), Part::Writable(1)],
+        &[Part::Readable(16), Part::Writable(4096), Part::Writable(512), Part::Writable(1)],
+        &[Part::Readable(16), Part::Writable(1)],
+        &[Part::Readable(32), Part::Writable(1)],
+        &[Part::Readable(16), Part::Readable(8192), Part::Writable(1)],
+        &[Part::Readable(16), Part::Writable(20), Part::Writable(1)],
+    ],
+};
+
+fn reads_what_was_written(rig: &mut Rig) {
+    let mut rings = rig.start(ALL, 64);
+    let header = |kind: u32| [u64::from(kind), 3];
+    rig.memory.write_obj(header(VIRTIO_BLK_T_OUT), GuestAddress(BUFFERS)).unwrap();
+    rig.memory.write_slice(&[0xa5; 1024], GuestAddress(BUFFERS + 0x1000)).unwrap();
+    let status = BUFFERS + 0x100;
+    let request = [
+        Buffer::Readable(BUFFERS, 16),
+        Buffer::Readable(BUFFERS + 0x1000, 1024),
+        Buffer::Writable(status, 1),
+    ];
+    let head = rings[0].add(&rig.memory, &request);
+    assert_eq!(rig.exchange(0, &mut rings[0]), (head, 1));
+    rig.memory.write_obj(header(VIRTIO_BLK_T_IN), GuestAddress(BUFFERS)).unwrap();
+    let request =
+        [Buffer::Readable(BUFFERS, 16), Buffer::Writable(HIGH_START, 1024), Buffer::Writable(status, 1)];
+    let head = rings[0].add(&rig.memory, &request);
+    assert_eq!(rig.exchange(0, &mut rings[0]), (head, 1025));
+    let mut data = [0; 1024];
+    rig.memory.read_slice(&mut data, GuestAddress(HIGH_START)).unwrap();
+    assert_eq!(data, [0xa5; 1024]);
+}
+
+#[test]
+fn block_device() {
+    let (file, block) = disk(64);
+    hostile::run(block, BLOCK, reads_what_was_written);
+    assert_eq!(file.as_file().metadata().unwrap().len(), 64 * 512, "the disk has grown");
+}
+
+#[test]
+fn read_only_block_device() {
+    let (file, _) = disk(64);
+    let block = Block::open(file.path(), Access::ReadOnly, "test").unwrap();
+    hostile::run(block, BLOCK, |_| {});
+    let mut content = vec![0; 64 * 512];
+    file.as_file().read_exact_at(&mut content, 0).unwrap();
+    assert!(content.iter().enumerate().all(|(at, byte)| *byte == (at / 512) as u8), "the disk has changed");
+}
+
+fn takes_a_page(rig: &mut Rig) {
+    let mut rings = rig.start(ALL, 64);
+    rig.memory.write_slice(&[1; 0x2000], GuestAddress(HIGH_START)).unwrap();
+    rig.memory.write_obj((HIGH_START / 4096) as u32, GuestAddress(BUFFERS)).unwrap();
+    let head = rings[0].add(&rig.memory, &[Buffer::Readable(BUFFERS, 4)]);
+    assert_eq!(rig.exchange(0, &mut rings[0]), (head, 0));
+    let byte = |at| rig.memory.read_obj::<u8>(GuestAddress(at)).unwrap();
+    assert_eq!((byte(HIGH_START), byte(HIGH_START + 0x1000)), (0, 1));
+    // Reporting is the fourth queue when every feature is wanted.
+    let head = rings[3].add(&rig.memory, &[Buffer::Writable(HIGH_START + 0x1000, 0x1000)]);
+    assert_eq!(rig.exchange(3, &mut rings[3]), (head, 0));
+    assert_eq!(rig.memory.read_obj::<u8>(GuestAddress(HIGH_START + 0x1000)).unwrap(), 0);
+}
+
+fn page_numbers(random: &mut Random) -> Vec<u8> {
+    let number = |random: &mut Random| match random.below(4) {
+        0 => random.next() as u32,
+        1 => u32::MAX,
+        _ => random.below(0x400) as u32,
+    };
+    (0..random.below(64)).flat_map(|_| number(random).to_le_bytes()).collect()
+}
+
+#[test]
+fn balloon() {
+    const SHAPES: &[&[Part]] =
+        &[&[Part::Content], &[Part::Writable(4096), Part::Writable(0x10000)], &[Part::Readable(1024)]];
+    hostile::run(Balloon::new().unwrap(), Knowledge { content: page_numbers, shapes: SHAPES }, takes_a_page);
+}
+
+#[test]
+fn console() {
+    let (input, mut keyboard) = std::io::pipe().unwrap();
+    let (screen, output) = std::io::pipe().unwrap();
+    // What hostile rounds print is read away.
+    let (printed, prints) = std::sync::mpsc::channel();
+    let mut screen = File::from(OwnedFd::from(screen));
+    let reader = std::thread::spawn(move || {
+        let mut bytes = [0; 65536];
+        while let Ok(count @ 1..) = screen.read(&mut bytes) {
+            let _ = printed.send(bytes[..count].to_vec());
+        }
+    });
+    let size = TerminalSize { columns: 80, rows: 24 };
+    let device = Console::new(OwnedFd::from(input), OwnedFd::from(output), size).unwrap();
+    keyboard.write_all(b"typed").unwrap();
+    const SHAPES: &[&[Part]] =
+        &[&[Part::Writable(100)], &[Part::Content, Part::Readable(200)], &[Part::Content]];
+    hostile::run(device, Knowledge { content: noise, shapes: SHAPES }, move |rig| {
+        let mut rings = rig.start(ALL, 64);
+        let text = b"what the guest prints";
+        rig.memory.write_slice(text, GuestAddress(BUFFERS)).unwrap();
+        let head = rings[1].add(&rig.memory, &[Buffer::Readable(BUFFERS, text.len() as u32)]);
+        assert_eq!(rig.exchange(1, &mut rings[1]), (head, 0));
+        let mut seen = Vec::new();
+        while !seen.ends_with(text) {
+            seen.extend(prints.recv().unwrap());
+        }
+        let mut columns = [0; 2];
+        rig.transport.read(0x100, &mut columns);
+        assert_eq!(columns, [80, 0]);
+    });
+    reader.join().unwrap();
+}
+
+fn socket_packet(random: &mut Random) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    bytes.extend((if random.one_in(8) { random.next() } else { 3 }).to_le_bytes());
+    bytes.extend((if random.one_in(8) { random.next() } else { 2 }).to_le_bytes());
+    bytes.extend((random.below(4) as u32).to_le_bytes());
+    bytes.extend((random.pick(&[1023_u32, 1024, 1025, 7, u32::MAX])).to_le_bytes());
+    bytes.extend((random.pick(&[0_u32, 1, 64, 4096, u32::MAX])).to_le_bytes());
+    bytes.extend((random.pick(&[1_u16, 1, 1, 2])).to_le_bytes());
+    bytes.extend((random.below(9) as u16).to_le_bytes());
+    bytes.extend((random.below(4) as u32).to_le_bytes());
+    bytes.extend((random.next() as u32 >> random.below(32)).to_le_bytes());
+    bytes.extend((random.next() as u32 >> random.below(32)).to_le_bytes());
+    bytes.extend(noise(random));
+    bytes
+}
+
+#[test]
+fn socket_device() {
+    let folder = tempfile::tempdir().unwrap();
+    let device = Vsock::bind(&folder.path().join("vsock.sock")).unwrap();
+    const SHAPES: &[&[Part]] = &[
+        &[Part::Writable(44), Part::Writable(4096)],
+        &[Part::Writable(4140)],
+        &[Part::Readable(44)],
+        &[Part::Readable(44), Part::Readable(64)],
+        &[Part::Readable(44), Part::Readable(4096)],
+    ];
+    let knows = Knowledge { content: socket_packet, shapes: SHAPES };
+    hostile::run(device, knows, |rig| drop(rig.start(ALL, 64)));
+}
