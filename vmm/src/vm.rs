@@ -28,6 +28,8 @@ pub enum ThreadKind {
     Devices,
     /// Reads and writes a disk.
     Disk,
+    /// Serves a shared folder; what it needs is in [`crate::virtio::fs`].
+    FileServer,
 }
 
 /// What each thread of the machine does first.

@@ -6,15 +6,16 @@
 //! # Threads
 //! [`WORKERS`] threads `fs-0`, `fs-1`, ... serve all queues, each one request at a time, so that a request that waits for the
 //! host's storage (`fsync`, a file of a dead server) holds up neither the vCPUs nor the other devices nor, until all threads wait, other
-//! requests. They are started with the device, before the guest runs, and live as long as it: resetting the device only ends a session.
+//! requests. They are started before the guest runs and live as long as the device: resetting it only ends a session.
 //!
-//! A thread leaves the process's working directory and umask (`unshare(CLONE_FS)`), takes on the user and group of the guest's process
+//! A thread first leaves the process's working directory and umask (`unshare(CLONE_FS)`, `umask`), and is then confined as
+//! [`ThreadKind::FileServer`]. It takes on the user and group of the guest's process
 //! while it makes a file, and so needs the capabilities `CHOWN`, `DAC_OVERRIDE`, `DAC_READ_SEARCH`, `FOWNER`, `FSETID`, `SETFCAP`,
 //! `SETGID` and `SETUID` over the ids of the shared files, and no other. Its system calls:
 //! - files: `openat` `openat2` `close` `dup` `preadv2` `pwritev2` `lseek` `getdents64` `statx` `newfstatat` `fstat` `fstatfs`
 //!   `readlinkat` `mkdirat` `mknodat` `unlinkat` `renameat2` `linkat` `symlinkat` `fchmod` `fchmodat` `fchownat`
 //!   `ftruncate` `utimensat` `fallocate` `fsync` `fdatasync` `syncfs` `copy_file_range` `fchdir` `fcntl` `{f,l,}{get,set,list,remove}xattr`
-//! - credentials: `geteuid` `getegid` `setresuid` `setresgid` `setgroups` `capget` `capset` `unshare` and `umask` (once, at the start)
+//! - credentials: `geteuid` `getegid` `setresuid` `setresgid` `setgroups` `capget` `capset`
 //! - the rest: `epoll_create1` `epoll_ctl` `epoll_wait` `epoll_pwait` `read` `write` (event descriptors) `futex` `mmap` `munmap`
 //!   `mremap` `mprotect` `brk` `madvise` `rt_sigprocmask` `sigaltstack` `rseq` `set_robust_list` `sched_getaffinity` `prctl` `gettid`
 //!   `getpid` `clock_gettime` `exit`
@@ -28,6 +29,7 @@ mod stamps;
 mod sys;
 
 use std::fs::File;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +41,7 @@ use virtiofsd::passthrough::{self, CachePolicy, InodeFileHandlesMode, Passthroug
 
 use super::{Activation, FEATURE_EVENT_IDX, FEATURE_VERSION_1, Handler, VirtioDevice};
 use crate::error::{Error, Result};
+use crate::vm::{ThreadKind, ThreadSetup};
 use confined::Confined;
 use pool::Pool;
 use session::Session;
@@ -74,41 +77,42 @@ const CONFIG_BYTES: usize = TAG_BYTES + 4;
 const TAG_BYTES: usize = 36;
 
 impl Fs {
-    /// A device that shares `share`, and its threads. The process may have as many open files as its limits allow from here on.
+    /// A device that shares `share`. The process may have as many open files as its limits allow from here on.
     ///
     /// # Errors
-    /// `/proc/self/fd` cannot be opened, or the host has no thread or descriptor left.
+    /// `/proc/self/fd` or the working directory cannot be opened.
     pub fn open(share: &Share) -> Result<Self> {
-        let failed = || Error::os("start the file server");
-        let root = share.root.to_str().ok_or_else(|| failed()(std::io::ErrorKind::InvalidFilename.into()))?;
-        let proc_self_fd =
-            share.proc_self_fd.as_ref().map(|file| file.try_clone()).transpose().map_err(failed())?;
-        let descriptors = sys::raise_descriptor_limit().map_err(failed())?;
-        let config = passthrough::Config {
-            entry_timeout: METADATA_TTL,
-            attr_timeout: METADATA_TTL,
-            // The guest keeps what it has read; `Confined` says at each open whether it is still right.
-            cache_policy: CachePolicy::Auto,
-            writeback: false,
-            root_dir: root.to_owned(),
-            xattr: true,
-            proc_sfd_rawfd: proc_self_fd,
-            announce_submounts: true,
-            // File handles need a capability over the whole host.
-            inode_file_handles: InodeFileHandlesMode::Never,
-            readdirplus: true,
-            killpriv_v2: true,
-            guest_fd_limit: descriptors.saturating_sub(RESERVED_DESCRIPTORS),
-            ..passthrough::Config::default()
-        };
-        let server = sys::keep_umask(|| PassthroughFs::new(config)).map_err(failed())?;
-        let pool = Pool::start(Confined::new(server), WORKERS).map_err(failed())?;
-
+        let pool = Pool::new(Confined::new(serve(share).map_err(Error::os("start the file server"))?));
         let mut config = [0; CONFIG_BYTES];
         config[..TAG.len()].copy_from_slice(TAG.as_bytes());
         config[TAG_BYTES..].copy_from_slice(&1_u32.to_le_bytes());
         Ok(Self { config, pool })
     }
+}
+
+/// A file server for `share`.
+fn serve(share: &Share) -> io::Result<PassthroughFs> {
+    let root = share.root.to_str().ok_or(io::ErrorKind::InvalidFilename)?;
+    let proc_self_fd = share.proc_self_fd.as_ref().map(|file| file.try_clone()).transpose()?;
+    let descriptors = sys::raise_descriptor_limit()?;
+    let config = passthrough::Config {
+        entry_timeout: METADATA_TTL,
+        attr_timeout: METADATA_TTL,
+        // The guest keeps what it has read; `Confined` says at each open whether it is still right.
+        cache_policy: CachePolicy::Auto,
+        writeback: false,
+        root_dir: root.to_owned(),
+        xattr: true,
+        proc_sfd_rawfd: proc_self_fd,
+        announce_submounts: true,
+        // File handles need a capability over the whole host.
+        inode_file_handles: InodeFileHandlesMode::Never,
+        readdirplus: true,
+        killpriv_v2: true,
+        guest_fd_limit: descriptors.saturating_sub(RESERVED_DESCRIPTORS),
+        ..passthrough::Config::default()
+    };
+    sys::keep_umask(|| PassthroughFs::new(config))
 }
 
 impl VirtioDevice for Fs {
@@ -127,6 +131,13 @@ impl VirtioDevice for Fs {
 
     fn config(&self) -> &[u8] {
         &self.config
+    }
+
+    fn start(&mut self, setup: &ThreadSetup) -> Result<()> {
+        let setup = setup.clone();
+        self.pool
+            .start(WORKERS, move || setup.call(ThreadKind::FileServer))
+            .map_err(Error::os("start the threads of the file server"))
     }
 
     fn activate(&mut self, activation: Activation) -> Result<Handler> {
@@ -153,3 +164,6 @@ impl Drop for FsHandler {
         self.session.end();
     }
 }
+
+#[cfg(test)]
+mod tests;

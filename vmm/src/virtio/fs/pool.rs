@@ -38,27 +38,39 @@ struct Board {
 }
 
 impl Pool {
-    /// Starts `workers` threads.
-    pub(super) fn start(fs: Confined, workers: usize) -> io::Result<Self> {
-        let shared =
-            Arc::new(Shared { server: Served::new(fs), board: Mutex::default(), changed: Condvar::new() });
-        let pool = Self { shared };
+    /// No thread yet.
+    pub(super) fn new(fs: Confined) -> Self {
+        let shared = Shared { server: Served::new(fs), board: Mutex::default(), changed: Condvar::new() };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Starts `workers` threads, each of which goes on if `setup` says so.
+    pub(super) fn start(
+        &self,
+        workers: usize,
+        setup: impl Fn() -> bool + Clone + Send + 'static,
+    ) -> io::Result<()> {
         let (started, reports) = std::sync::mpsc::channel();
         for index in 0..workers {
-            let (shared, started) = (Arc::clone(&pool.shared), started.clone());
+            let (shared, started, setup) = (Arc::clone(&self.shared), started.clone(), setup.clone());
             thread::Builder::new().name(format!("fs-{index}")).spawn(move || {
                 let ready = sys::leave_process_directory();
                 let usable = ready.is_ok();
                 let _ = started.send(ready);
                 drop(started);
-                if usable {
+                if usable && setup() {
                     shared.work();
                 }
             })?;
         }
         drop(started);
-        reports.iter().collect::<io::Result<()>>()?;
-        Ok(pool)
+        reports.iter().collect()
+    }
+
+    /// Counts the threads.
+    #[cfg(test)]
+    pub(super) fn threads(&self) -> std::sync::Weak<impl Sized + use<>> {
+        Arc::downgrade(&self.shared)
     }
 
     /// Lets the threads serve `session`, once they have left the one before.

@@ -86,3 +86,18 @@ pub(super) fn leave_process_directory() -> io::Result<()> {
     unsafe { libc::umask(0) };
     Ok(())
 }
+
+/// Processor time that `thread` has taken so far.
+#[cfg(test)]
+pub(super) fn thread_time<T>(thread: &std::thread::JoinHandle<T>) -> std::time::Duration {
+    use std::os::unix::thread::JoinHandleExt as _;
+    let mut clock = 0;
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the thread has not been joined, and both results outlive the calls.
+    let done = unsafe {
+        libc::pthread_getcpuclockid(thread.as_pthread_t(), &raw mut clock) == 0
+            && libc::clock_gettime(clock, &raw mut time) == 0
+    };
+    assert!(done, "the clock of a thread that runs");
+    std::time::Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
