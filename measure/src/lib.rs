@@ -9,6 +9,7 @@ pub mod file;
 pub mod interrupt;
 pub mod memory;
 pub mod model;
+pub mod observe;
 pub mod peers;
 pub mod plan;
 pub mod probe;

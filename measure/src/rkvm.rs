@@ -22,6 +22,8 @@ pub struct Seen {
     pub address: Option<IpAddr>,
     /// Its monitor; 0 without.
     pub monitor_pid: i32,
+    /// Its init process, or the VMM; 0 when it does not run.
+    pub pid: i32,
     /// Its exit code when it has ended.
     pub exit_code: Option<u8>,
 }

@@ -26,6 +26,8 @@ macro_rules! verbs {
 }
 
 verbs! {
+    /// Run a workload once in each isolation and say what each would protect against, cost and break
+    Advise => advise,
     /// Attach to a running container
     Attach => attach,
     /// Measure how long starts take in each isolation, or compare two measurements

@@ -2,7 +2,7 @@
 
 mod outputs;
 mod progress;
-mod session;
+pub mod session;
 mod take;
 
 use std::path::{Path, PathBuf};

@@ -77,6 +77,7 @@ pub fn lookup(context: &Context) -> Lookup {
         Some(Seen {
             address,
             monitor_pid: container.state.monitor_pid,
+            pid: container.state.pid,
             exit_code: has_ended.then_some(container.state.exit_code),
         })
     })

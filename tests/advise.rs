@@ -1,0 +1,83 @@
+//! `rkvm advise` through the real binary: it says what a workload did, and nothing that it did not.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use rkvm_testing::Sandbox;
+
+/// The container's column of a row.
+#[track_caller]
+fn row<'a>(text: &'a str, name: &str) -> &'a str {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.unwrap_or_else(|| panic!("no row {name} in:\n{text}"))
+        .trim_start()
+        .split("  ")
+        .next()
+        .unwrap_or_default()
+}
+
+fn advise(sandbox: &Sandbox, args: &[&str]) -> String {
+    sandbox.load_busybox();
+    let text = sandbox.rkvm(["advise", "--run-flag=--network=none"]).args(args).ok().stdout();
+    assert_eq!(sandbox.rkvm(["ps", "-aq"]).ok().text(), "");
+    text
+}
+
+#[test]
+fn what_a_workload_does_is_seen() {
+    let sandbox = Sandbox::new();
+    let program = "head -c 1 /dev/zero >/dev/null; mount -t tmpfs none /mnt; unshare -U true; nc -l -p 8001 & \
+        sleep 0.3; cat /proc/self/uid_map";
+    let text = advise(&sandbox, &["--ready=exec", "--for=600ms", "busybox", "--", "sh", "-c", program]);
+    assert_eq!(row(&text, "outcome"), "became ready");
+    assert_eq!(row(&text, "devices opened"), "/dev/null, /dev/zero");
+    assert_eq!(row(&text, "refused calls"), "mount, unshare");
+    assert_eq!(row(&text, "mounts"), "tmpfs on /mnt");
+    assert_eq!(row(&text, "namespaces asked for"), "user");
+    assert!(row(&text, "sockets").contains("AF_INET"), "{text}");
+    assert!(row(&text, "listens on").contains(":8001"), "{text}");
+    assert!(row(&text, "programs").contains("/sh"), "{text}");
+    assert!(text.contains("the filter refused 1 of 1 calls of mount"), "{text}");
+    assert!(text.contains("Calls of write(2)"), "{text}");
+}
+
+#[test]
+fn what_a_workload_does_not_do_is_not_said_of_it() {
+    let sandbox = Sandbox::new();
+    let text = advise(&sandbox, &["--ready=exit", "busybox", "--", "true"]);
+    assert_eq!(row(&text, "outcome"), "ended with exit code 0");
+    for name in ["devices opened", "refused calls", "mounts", "namespaces asked for", "sockets", "listens on"]
+    {
+        assert_eq!(row(&text, name), "none", "{name}\n{text}");
+    }
+    assert!(text.contains("The filter refused none of them"), "{text}");
+}
+
+#[test]
+fn flags_change_what_is_refused() {
+    let sandbox = Sandbox::new();
+    let args = [
+        "--run-flag=--cap-add=SYS_ADMIN",
+        "--ready=exit",
+        "busybox",
+        "--",
+        "mount",
+        "-t",
+        "tmpfs",
+        "none",
+        "/mnt",
+    ];
+    let text = advise(&sandbox, &args);
+    assert_eq!(row(&text, "refused calls"), "none");
+    assert_eq!(row(&text, "mounts"), "tmpfs on /mnt");
+}
+
+#[test]
+fn a_workload_that_fails_everywhere_is_no_advice() {
+    let sandbox = Sandbox::new();
+    sandbox.load_busybox();
+    let output = sandbox.rkvm(["advise", "--ready=exit", "busybox", "--", "false"]).run();
+    assert_eq!(output.code, 1);
+    assert!(output.stdout().contains("It does not work in a container"), "{}", output.stdout());
+    sandbox.rkvm(["advise", "--ready=nonsense", "busybox"]).fails("http:PORT[/path]");
+    sandbox.rkvm(["advise", "registry.invalid/nothing:1"]).fails("registry.invalid/nothing:1");
+}
