@@ -90,7 +90,6 @@ fn overlay() {
     // A change of owner by a program takes it away, here as everywhere.
     fs::write(joined("etc/given"), b"").unwrap();
     fs::set_permissions(joined("etc/given"), Permissions::from_mode(0o4755)).unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(1100));
     chown(joined("etc/given"), Some(5), Some(5)).unwrap();
     assert_eq!(fs::metadata(joined("etc/given")).unwrap().mode() & 0o7777, 0o755);
     // Removed and made again: a file, a folder that no longer shows the image's content.

@@ -67,14 +67,13 @@ pub(super) struct Confined {
 
 impl Confined {
     pub(super) fn new(inner: PassthroughFs) -> Self {
-        Self { inner, stamps: Stamps::new(), privileges: Privileges::new() }
+        Self { inner, stamps: Stamps::new(), privileges: Privileges::default() }
     }
 
-    /// Sets again what a change of owner, or a truncation that changes nothing, has taken away; and remembers it further.
+    /// Sets again what a change of owner, or a truncation that changes nothing, has taken away.
     fn give_back(&self, ctx: Context, inode: Inode, given: Given) -> io::Result<(fuse::Attr, Duration)> {
         if let Some(capability) = &given.capability {
             self.inner.setxattr(ctx, inode, CAPABILITY, capability, 0, SetxattrFlags::empty())?;
-            self.privileges.capability(inode, capability);
         }
         let Some(mode) = given.mode else { return self.inner.getattr(ctx, inode, None) };
         let attr = fuse::SetattrIn { mode, ..Default::default() };
@@ -153,23 +152,21 @@ impl FileSystem for Confined {
         handle: Option<Handle>,
         valid: SetattrValid,
     ) -> io::Result<(fuse::Attr, Duration)> {
-        let takes_away = SetattrValid::UID | SetattrValid::GID | SetattrValid::SIZE;
-        let given = if valid.intersects(takes_away) || !ctx.uid.is_root() {
-            self.privileges.take(inode).filter(|_| ctx.uid.is_root() && !valid.contains(SetattrValid::MODE))
-        } else {
-            None
-        };
-        let resizes = valid.contains(SetattrValid::SIZE)
-            && given.is_some()
-            && self.inner.getattr(ctx, inode, None)?.0.size != attr.size;
+        let root = ctx.uid.is_root();
+        let resized = valid.contains(SetattrValid::SIZE)
+            && self.privileges.given(inode).is_some()
+            && self.inner.getattr(ctx, inode, None).is_ok_and(|(before, _)| before.size != attr.size);
+        if !root || resized {
+            self.privileges.lost(inode);
+        }
         let done = self.inner.setattr(ctx, inode, attr, handle, valid)?;
-        if let Some(given) = given
-            && !resizes
+        if root && valid.contains(SetattrValid::MODE) {
+            self.privileges.mode(inode, attr.mode);
+        }
+        if valid.intersects(SetattrValid::UID | SetattrValid::GID | SetattrValid::SIZE)
+            && let Some(given) = self.privileges.given(inode)
         {
             return self.give_back(ctx, inode, given);
-        }
-        if valid.contains(SetattrValid::MODE) && !valid.intersects(takes_away) && ctx.uid.is_root() {
-            self.privileges.mode(inode, attr.mode);
         }
         Ok(done)
     }
@@ -200,7 +197,11 @@ impl FileSystem for Confined {
         extensions: Extensions,
     ) -> io::Result<Entry> {
         kind(mode, device)?;
-        self.inner.mknod(ctx, parent, step(name)?, mode, device, umask, extensions)
+        let entry = self.inner.mknod(ctx, parent, step(name)?, mode, device, umask, extensions)?;
+        if ctx.uid.is_root() {
+            self.privileges.made(entry.inode, parent, name, mode);
+        }
+        Ok(entry)
     }
 
     fn mkdir(
@@ -216,6 +217,7 @@ impl FileSystem for Confined {
     }
 
     fn unlink(&self, ctx: Context, parent: Inode, name: &CStr) -> io::Result<()> {
+        self.privileges.moved(parent, name);
         self.inner.unlink(ctx, parent, step(name)?)
     }
 
@@ -232,10 +234,12 @@ impl FileSystem for Confined {
         new: &CStr,
         flags: u32,
     ) -> io::Result<()> {
+        self.privileges.moved(from, old);
         self.inner.rename(ctx, from, step(old)?, to, step(new)?, flags)
     }
 
     fn link(&self, ctx: Context, inode: Inode, parent: Inode, name: &CStr) -> io::Result<Entry> {
+        self.privileges.linked(inode);
         self.inner.link(ctx, inode, parent, step(name)?)
     }
 
@@ -246,8 +250,8 @@ impl FileSystem for Confined {
         kill_priv: bool,
         flags: u32,
     ) -> io::Result<(Option<Handle>, OpenOptions)> {
-        if flags & (libc::O_ACCMODE | libc::O_TRUNC) as u32 != libc::O_RDONLY as u32 {
-            self.privileges.take(inode);
+        if flags & libc::O_TRUNC as u32 != 0 {
+            self.privileges.lost(inode);
         }
         let (handle, mut options) = self.inner.open(ctx, inode, kill_priv, flags & OPEN_FLAGS)?;
         // After the opening, which may have truncated it.
@@ -369,7 +373,7 @@ impl FileSystem for Confined {
     }
 
     fn removexattr(&self, ctx: Context, inode: Inode, name: &CStr) -> io::Result<()> {
-        self.privileges.take(inode);
+        self.privileges.lost(inode);
         self.inner.removexattr(ctx, inode, name)
     }
 
