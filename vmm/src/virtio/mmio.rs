@@ -335,3 +335,6 @@ fn unset_queues(device: &dyn VirtioDevice) -> Vec<QueueRegisters> {
     };
     device.queue_sizes().iter().map(unset).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,8 @@
 
 mod request;
 mod sys;
+#[cfg(test)]
+mod tests;
 mod trouble;
 mod worker;
 

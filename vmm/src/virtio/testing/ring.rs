@@ -23,9 +23,9 @@ pub(crate) struct Ring {
     pub(crate) descriptors: u64,
     pub(crate) available: u64,
     pub(crate) used: u64,
-    next_descriptor: u16,
-    next_available: u16,
-    last_used: u16,
+    pub(crate) next_descriptor: u16,
+    pub(crate) next_available: u16,
+    pub(crate) last_used: u16,
 }
 
 impl Ring {
