@@ -1,5 +1,6 @@
 //! Other programs, measured on the same image.
 
+mod cli;
 mod network;
 mod oci;
 
@@ -26,6 +27,14 @@ pub struct Workload {
     pub spec: Value,
     /// Folder for their files.
     pub folder: PathBuf,
+    /// The image's name.
+    pub image: String,
+    /// What runs in place of the image's command; empty: its own.
+    pub command: Vec<String>,
+    /// Flags for `rkvm run`, whose words are Docker's.
+    pub run_flags: Vec<String>,
+    /// The image as an archive, for engines that have a store of their own; see [`needs_archive`].
+    pub archive: Option<PathBuf>,
 }
 
 /// Peers that were asked for.
@@ -40,7 +49,12 @@ pub struct Peers {
 }
 
 /// All names that `--with` takes.
-pub const KNOWN: [&str; 2] = ["runc", "crun"];
+pub const KNOWN: [&str; 4] = ["runc", "crun", "podman", "docker"];
+
+/// Whether one of these peers reads [`Workload::archive`].
+pub fn needs_archive(names: &[String]) -> bool {
+    names.iter().any(|name| matches!(name.as_str(), "podman" | "docker"))
+}
 
 /// Checks names before anything is measured.
 ///
@@ -68,7 +82,18 @@ pub fn find(names: &[String], workload: &Workload, probe: &Probe) -> Result<Peer
         };
         let version = helper(Command::new(&program).arg("--version"))?;
         peers.versions.insert(name.clone(), version.lines().next().unwrap_or_default().trim().to_owned());
-        peers.found.push(Box::new(oci::Runtime::new(name, program, workload, probe)));
+        let engine = match name.as_str() {
+            "podman" => cli::Kind::Podman,
+            "docker" => cli::Kind::Docker,
+            _ => {
+                peers.found.push(Box::new(oci::Runtime::new(name, program, workload, probe)));
+                continue;
+            }
+        };
+        match cli::Engine::new(engine, program, workload, probe)? {
+            Ok(engine) => peers.found.push(Box::new(engine)),
+            Err(reason) => peers.missing.push(Missing { id: name.clone(), reason }),
+        }
     }
     Ok(peers)
 }
@@ -78,7 +103,8 @@ pub fn find(names: &[String], workload: &Workload, probe: &Probe) -> Result<Peer
 /// # Errors
 /// Something cannot be removed.
 pub fn clean_up(folder: &Path) -> Result<()> {
-    oci::clean_up(folder)
+    oci::clean_up(folder)?;
+    cli::clean_up(folder)
 }
 
 /// Where a program is.

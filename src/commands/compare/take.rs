@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail};
@@ -19,6 +19,7 @@ use rkvm_measure::model::{
     Completion, Missing, Provenance, Report, SCHEMA, SCHEMA_VERSION, SubjectKind, Summary,
 };
 use rkvm_measure::peers::{self, Peers};
+use rkvm_measure::process::helper;
 use rkvm_measure::rkvm::{Rkvm, Setup, Workload};
 use rkvm_measure::session::Session;
 use rkvm_measure::start::Conditions;
@@ -197,8 +198,22 @@ fn peers(order: &Order, context: &Context, image: &Image, session: &Session) -> 
         layers: record.image.layers,
         spec: serde_json::to_value(spec)?,
         folder: session.folder().to_owned(),
+        image: order.question.image.clone(),
+        command: order.question.command.clone(),
+        run_flags: order.question.run_flags.clone(),
+        archive: saved(order, context, session)?,
     };
     Ok(peers::find(&order.peers, &workload, &order.probe)?)
+}
+
+/// The image as an archive, when a peer needs it.
+fn saved(order: &Order, context: &Context, session: &Session) -> Result<Option<PathBuf>> {
+    if !peers::needs_archive(&order.peers) {
+        return Ok(None);
+    }
+    let archive = session.folder().join("image.tar");
+    helper(session::rkvm(context)?.args(["save", "--output"]).arg(&archive).arg(&order.question.image))?;
+    Ok(Some(archive))
 }
 
 fn rkvm_contestant(
