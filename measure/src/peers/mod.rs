@@ -1,8 +1,10 @@
 //! Other programs, measured on the same image.
 
 mod cli;
+mod cpio;
 mod network;
 mod oci;
+mod qemu;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
+
+pub use qemu::Machine;
 
 use crate::contestant::Contestant;
 use crate::error::{Error, Result};
@@ -35,6 +39,8 @@ pub struct Workload {
     pub run_flags: Vec<String>,
     /// The image as an archive, for engines that have a store of their own; see [`needs_archive`].
     pub archive: Option<PathBuf>,
+    /// What a virtual machine boots, or why there is none; see [`needs_machine`].
+    pub machine: std::result::Result<Machine, String>,
 }
 
 /// Peers that were asked for.
@@ -49,7 +55,12 @@ pub struct Peers {
 }
 
 /// All names that `--with` takes.
-pub const KNOWN: [&str; 4] = ["runc", "crun", "podman", "docker"];
+pub const KNOWN: [&str; 6] = ["runc", "crun", "podman", "docker", qemu::NAME, "firecracker"];
+
+/// Whether one of these peers reads [`Workload::machine`].
+pub fn needs_machine(names: &[String]) -> bool {
+    names.iter().any(|name| name == qemu::NAME)
+}
 
 /// Whether one of these peers reads [`Workload::archive`].
 pub fn needs_archive(names: &[String]) -> bool {
@@ -75,27 +86,37 @@ pub fn find(names: &[String], workload: &Workload, probe: &Probe) -> Result<Peer
     check(names)?;
     let mut peers = Peers::default();
     for name in names {
-        let Some(program) = on_path(name) else {
-            let reason = format!("no program {name} on PATH; install it, or leave it out of --with");
+        let program = if name == qemu::NAME { qemu::PROGRAM } else { name };
+        let Some(program) = on_path(program) else {
+            let reason = format!("no program {program} on PATH; install it, or leave it out of --with");
             peers.missing.push(Missing { id: name.clone(), reason });
             continue;
         };
         let version = helper(Command::new(&program).arg("--version"))?;
         peers.versions.insert(name.clone(), version.lines().next().unwrap_or_default().trim().to_owned());
-        let engine = match name.as_str() {
-            "podman" => cli::Kind::Podman,
-            "docker" => cli::Kind::Docker,
-            _ => {
-                peers.found.push(Box::new(oci::Runtime::new(name, program, workload, probe)));
-                continue;
-            }
-        };
-        match cli::Engine::new(engine, program, workload, probe)? {
-            Ok(engine) => peers.found.push(Box::new(engine)),
+        match contestant(name, program, workload, probe)? {
+            Ok(found) => peers.found.push(found),
             Err(reason) => peers.missing.push(Missing { id: name.clone(), reason }),
         }
     }
     Ok(peers)
+}
+
+/// A peer whose program was found, or why it cannot take part.
+fn contestant(
+    name: &str,
+    program: PathBuf,
+    workload: &Workload,
+    probe: &Probe,
+) -> Result<std::result::Result<Box<dyn Contestant>, String>> {
+    let boxed = |engine| Box::new(engine) as Box<dyn Contestant>;
+    Ok(match name {
+        "podman" => cli::Engine::new(cli::Kind::Podman, program, workload, probe)?.map(boxed),
+        "docker" => cli::Engine::new(cli::Kind::Docker, program, workload, probe)?.map(boxed),
+        qemu::NAME => qemu::Qemu::new(program, workload, probe)?.map(|qemu| Box::new(qemu) as _),
+        "firecracker" => Err("it was found, and this rkvm cannot drive it yet".to_owned()),
+        _ => Ok(Box::new(oci::Runtime::new(name, program, workload, probe))),
+    })
 }
 
 /// Ends and removes what the peers of a killed measurement left. `folder` is its session's.
@@ -103,6 +124,7 @@ pub fn find(names: &[String], workload: &Workload, probe: &Probe) -> Result<Peer
 /// # Errors
 /// Something cannot be removed.
 pub fn clean_up(folder: &Path) -> Result<()> {
+    qemu::clean_up(folder);
     oci::clean_up(folder)?;
     cli::clean_up(folder)
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::error::{Error, Result};
 use crate::process::helper;
@@ -21,14 +21,26 @@ impl Namespace {
     /// # Errors
     /// The kernel refuses, or `ip` is missing.
     pub fn new() -> Result<Self> {
-        // A thread of its own: nobody else may find himself in there.
-        let made = thread::spawn(|| {
+        inside(|| {
             let path = "/proc/thread-self/ns/net";
             unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| Error::file("make", path, errno.into()))?;
-            helper(Command::new("ip").args(["link", "set", "lo", "up"]))?;
+            ip(&["link", "set", "lo", "up"])?;
             File::open(path).map(Self).map_err(|error| Error::file("open", path, error))
-        });
-        made.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Adds a tap device `tap0` with this address and prefix.
+    ///
+    /// # Errors
+    /// The kernel refuses, or `ip` is missing.
+    pub fn add_tap(&self, address: &str) -> Result<()> {
+        inside(|| {
+            setns(&self.0, CloneFlags::CLONE_NEWNET)
+                .map_err(|errno| Error::file("enter", self.path(), errno.into()))?;
+            ip(&["tuntap", "add", "tap0", "mode", "tap"])?;
+            ip(&["address", "add", address, "dev", "tap0"])?;
+            ip(&["link", "set", "tap0", "up"])
+        })
     }
 
     /// Its path for as long as this process holds it.
@@ -43,4 +55,14 @@ impl Namespace {
     pub fn file(&self) -> Result<File> {
         self.0.try_clone().map_err(|error| Error::file("duplicate", self.path(), error))
     }
+}
+
+/// Works in a thread of its own: nobody else may find himself in another namespace.
+fn inside<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let done = thread::scope(|scope| scope.spawn(work).join());
+    done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn ip(args: &[&str]) -> Result<()> {
+    helper(Command::new("ip").args(args)).map(drop)
 }

@@ -68,7 +68,7 @@ pub struct Args {
     /// Also measure memory and start time as instances grow to N
     #[arg(long, default_value_t = 0, value_name = "N")]
     density: usize,
-    /// Other programs to measure on the same image: runc, crun, podman, docker
+    /// Other programs to measure on the same image: runc, crun, podman, docker, qemu-microvm, firecracker
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     with: Vec<String>,
     /// When a start has failed, e.g. 30s

@@ -18,7 +18,7 @@ use rkvm_measure::fairness::{self, CpuTime, Host};
 use rkvm_measure::model::{
     Completion, Missing, Provenance, Report, SCHEMA, SCHEMA_VERSION, SubjectKind, Summary,
 };
-use rkvm_measure::peers::{self, Peers};
+use rkvm_measure::peers::{self, Machine, Peers};
 use rkvm_measure::process::helper;
 use rkvm_measure::rkvm::{Rkvm, Setup, Workload};
 use rkvm_measure::session::Session;
@@ -202,6 +202,7 @@ fn peers(order: &Order, context: &Context, image: &Image, session: &Session) -> 
         command: order.question.command.clone(),
         run_flags: order.question.run_flags.clone(),
         archive: saved(order, context, session)?,
+        machine: machine(order, context, image)?,
     };
     Ok(peers::find(&order.peers, &workload, &order.probe)?)
 }
@@ -214,6 +215,17 @@ fn saved(order: &Order, context: &Context, session: &Session) -> Result<Option<P
     let archive = session.folder().join("image.tar");
     helper(session::rkvm(context)?.args(["save", "--output"]).arg(&archive).arg(&order.question.image))?;
     Ok(Some(archive))
+}
+
+/// What a virtual machine of another program boots.
+fn machine(order: &Order, context: &Context, image: &Image) -> Result<Result<Machine, String>> {
+    if !peers::needs_machine(&order.peers) {
+        return Ok(Err(String::new()));
+    }
+    let Some(kernel) = session::guest_kernel(&context.lib_dir, &kvm()) else {
+        return Ok(Err("there is no guest kernel: `./x guest` builds it".to_owned()));
+    };
+    Ok(Ok(Machine { kernel, root: Store::open(&context.lib_dir).erofs(&image.id)? }))
 }
 
 fn rkvm_contestant(
