@@ -2,8 +2,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use virtio_queue_fs::{Queue, QueueOwnedT as _, QueueState, QueueT};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -29,9 +28,6 @@ pub(super) struct Session {
     ended_event: EventFd,
     /// Threads that wait for requests.
     idle: AtomicUsize,
-    /// Requests that have been begun: they read and write the guest's memory.
-    begun: Mutex<usize>,
-    quiet: Condvar,
 }
 
 /// A queue, shared by all threads.
@@ -75,8 +71,6 @@ impl Session {
             ended: AtomicBool::new(false),
             ended_event: EventFd::new(EFD_NONBLOCK).map_err(failed())?,
             idle: AtomicUsize::new(0),
-            begun: Mutex::new(0),
-            quiet: Condvar::new(),
         })
     }
 
@@ -90,27 +84,13 @@ impl Session {
         let _ = self.ended_event.write(1);
     }
 
-    /// Waits until no request of an ended session touches the guest's memory, at most for `limit`: the host's file system may
-    /// not answer at all.
-    pub(super) fn wait_quiet(&self, limit: Duration) {
-        let begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(self.quiet.wait_timeout_while(begun, limit, |begun| *begun > 0));
-    }
-
-    fn count(&self, change: impl Fn(usize) -> usize) {
-        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        *begun = change(*begun);
-        if *begun == 0 {
-            self.quiet.notify_all();
-        }
-    }
-
     /// Serves requests until the session ends.
     pub(super) fn serve(&self, server: &Served) -> io::Result<()> {
         let epoll = Epoll::new()?;
         for (index, lane) in self.lanes.iter().enumerate() {
-            // A notification wakes one of the threads that wait, and none that is busy.
-            let event = EpollEvent::new(EventSet::IN | EventSet::EXCLUSIVE, index as u64);
+            // A notification wakes one of the threads that wait, and none that is busy. Edges: the counter is never read.
+            let how = EventSet::IN | EventSet::EXCLUSIVE | EventSet::EDGE_TRIGGERED;
+            let event = EpollEvent::new(how, index as u64);
             epoll.ctl(ControlOperation::Add, std::os::fd::AsRawFd::as_raw_fd(&lane.kick), event)?;
         }
         let event = EpollEvent::new(EventSet::IN, ENDED);
@@ -127,21 +107,11 @@ impl Session {
             };
             for event in &events[..ready] {
                 if let Some(lane) = self.lanes.get(event.data() as usize) {
-                    self.take_kick(lane);
                     self.drain(lane, server);
                 }
             }
         }
         Ok(())
-    }
-
-    /// Takes the notification of `lane`; there is none if another thread was faster. Not after the end, which the lock tells for sure:
-    /// the next session has the same descriptor, and would wait for ever for what this one has taken.
-    fn take_kick(&self, lane: &Lane) {
-        let _queue = lane.lock();
-        if !self.ended.load(Ordering::Acquire) {
-            let _ = lane.kick.read();
-        }
     }
 
     /// Serves requests of `lane` until it is empty.
@@ -155,7 +125,6 @@ impl Session {
             let head = chain.head_index();
             let written = request::handle(server, memory, chain);
             self.finish(lane, memory, head, written);
-            self.count(|begun| begun - 1);
         }
     }
 
@@ -171,10 +140,7 @@ impl Session {
             let chain = queue.iter(memory).ok().and_then(|mut chains| chains.next());
             let more = queue.enable_notification(memory).unwrap_or(false);
             match chain {
-                Some(chain) => {
-                    self.count(|begun| begun + 1);
-                    return Next::Request { chain, more };
-                }
+                Some(chain) => return Next::Request { chain, more },
                 None if more => {}
                 None => break,
             }

@@ -54,15 +54,19 @@ pub(super) fn raise_descriptor_limit() -> io::Result<u64> {
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    let raised = libc::rlimit { rlim_cur: limit.rlim_max.min(ENOUGH).max(limit.rlim_cur), ..limit };
-    if raised.rlim_cur != limit.rlim_cur {
-        // SAFETY: as above; the soft limit may be raised to the hard one by anyone.
+    // The hard limit takes a privilege that a jailed process lacks; the soft one may be raised to it by anyone.
+    for wanted in [ENOUGH, limit.rlim_max.min(ENOUGH)] {
+        let raised = libc::rlimit { rlim_cur: wanted, rlim_max: limit.rlim_max.max(wanted) };
+        if wanted <= limit.rlim_cur {
+            break;
+        }
+        // SAFETY: as above.
         let done = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) };
-        if done != 0 {
-            return Err(io::Error::last_os_error());
+        if done == 0 {
+            return Ok(wanted);
         }
     }
-    Ok(raised.rlim_cur)
+    Ok(limit.rlim_cur)
 }
 
 /// Calls `make`, which clears the process's umask, and sets the umask back.
