@@ -256,7 +256,11 @@ fn a_probe_that_never_succeeds_names_the_phase_and_the_last_lines() {
     let output =
         compare(&sandbox, &["--timeout=1s", "--ready=log:finished", "busybox", "--", "sh", "-c", program])
             .run();
-    assert_fails(&output, 1, "no line of its output matched \"finished\" within 1 s");
+    assert_fails(
+        &output,
+        1,
+        "no line of its output matched \"finished\" within 1 s; the last phase that ended is `exec`",
+    );
     assert!(output.stderr().contains("| still starting"), "{}", output.stderr());
     let ended = ["--ready=log:finished", "busybox", "--", "sh", "-c", "echo gave up; exit 3"];
     let output = compare(&sandbox, &ended).run();
@@ -268,6 +272,11 @@ fn a_probe_that_never_succeeds_names_the_phase_and_the_last_lines() {
         .run();
     assert_fails(&output, 1, "port 1 took no connection within 1 s; the last phase that ended is `exec`");
     assert!(output.stderr().contains("| still starting"), "{}", output.stderr());
+    // A start that hangs before its program is executed.
+    let output = compare(&sandbox, &["--timeout=1s", "--ready=exec", "busybox", "--", "sleep", "1000"])
+        .env("RKVM_TEST_DELAY", "sandbox=3000")
+        .run();
+    assert_fails(&output, 1, "did not return within 1 s; the last phase that ended is `network`");
     assert_clean(&sandbox);
 }
 

@@ -26,6 +26,8 @@ pub struct Seen {
     pub pid: i32,
     /// Its exit code when it has ended.
     pub exit_code: Option<u8>,
+    /// The last phase of its start that is known to have ended.
+    pub reached: Option<String>,
 }
 
 /// Asks the engine for a container by its name; `None`: there is none.
@@ -152,6 +154,10 @@ impl Contestant for Rkvm {
     fn ended(&self, instance: Instance<'_>) -> Option<String> {
         let seen = (self.lookup)(instance.name)?;
         seen.exit_code.map(|code| format!("exit code {code}"))
+    }
+
+    fn reached(&self, instance: Instance<'_>) -> Option<String> {
+        (self.lookup)(instance.name)?.reached
     }
 
     fn log(&self, instance: Instance<'_>) -> Vec<String> {

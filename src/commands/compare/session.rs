@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
-use rkvm_engine::Engine;
+use rkvm_engine::{Container, Engine};
 use rkvm_engine::record::NetworkMode;
 use rkvm_measure::process::helper;
 use rkvm_measure::rkvm::{Lookup, Seen};
 use rkvm_measure::session::{self, LABEL};
+use rkvm_oci::Phase;
 
 use crate::context::Context;
 
@@ -79,8 +80,21 @@ pub fn lookup(context: &Context) -> Lookup {
             monitor_pid: container.state.monitor_pid,
             pid: container.state.pid,
             exit_code: has_ended.then_some(container.state.exit_code),
+            reached: Some(reached(&engine, &container).name().to_owned()),
         })
     })
+}
+
+/// The last phase that is known to have ended of a container's start.
+fn reached(engine: &Engine, container: &Container) -> Phase {
+    let timeline = container.state.timeline.as_ref().filter(|_| container.state.status.is_active());
+    match timeline.and_then(|timeline| timeline.marks.last()) {
+        Some(mark) => mark.phase,
+        // The runtime is called when root filesystem and network are there.
+        None if engine.paths.runtime().dir(container.id()).exists() => Phase::Network,
+        // It is recorded when its image is there.
+        None => Phase::Image,
+    }
 }
 
 /// Where the guest's kernel lies that a microVM of this engine boots; `None`: nowhere.

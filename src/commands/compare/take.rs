@@ -92,7 +92,7 @@ pub fn take(order: &Order, context: &Context) -> Result<Option<Report>> {
     let measured = drive.run(&mut Progress::new(planned));
     // Whatever a failed removal left.
     session::remove_all(context, |name| name == session.name())?;
-    let measured = measured?;
+    let measured = measured.context("nothing was measured (--isolation and --with choose what takes part)")?;
     if measured.samples.is_empty() {
         eprintln!("rkvm: interrupted before anything was measured");
         return Ok(None);
