@@ -16,6 +16,8 @@ usage: check.sh [--variant plain|pvm] [--kernel FILE] [--accel kvm|tcg] [--cpus 
 USAGE
 }
 die() { echo "check.sh: $*" >&2; exit 1; }
+# shellcheck source=check/lib.sh
+. "$here/check/lib.sh"
 
 variant='' kernel='' accel=kvm cpus='1 2' seconds=10
 while [ $# -gt 0 ]; do
@@ -32,29 +34,14 @@ done
 if [ -z "$variant" ]; then
     if [ -e /sys/module/kvm_pvm ] && [ "$accel" = kvm ]; then variant=pvm; else variant=plain; fi
 fi
-for tool in qemu-system-x86_64:qemu-system-x86 busybox:busybox-static openssl:openssl perl:perl gcc:gcc; do
-    command -v "${tool%%:*}" >/dev/null || die "${tool%%:*} is missing: apt-get install ${tool#*:}"
-done
+need_tools
 [ "$accel" = tcg ] || [ -w /dev/kvm ] || die "/dev/kvm is missing or not writable: try --accel tcg --variant plain"
 [ -n "$kernel" ] || kernel=$("$here/build.sh" --variant "$variant" | tail -1)
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# The initramfs: our probe, busybox, and three dynamic programs with their libraries.
-root=$work/root
-mkdir -p "$root/bin" "$root/usr/lib/ssl"
-gcc -O2 -Wall -Wextra -static -pthread -o "$root/bin/probe" "$here/check/probe.c"
-cp "$here/check/init" "$root/init"
-cp "$(command -v busybox)" "$root/bin/busybox"
-for program in bash openssl perl; do
-    cp "$(command -v $program)" "$root/bin/"
-    ldd "$(command -v $program)" | grep -o '/[^ ]*' | while read -r library; do
-        mkdir -p "$root$(dirname "$library")" && cp -L "$library" "$root$library"
-    done
-done
-: >"$root/usr/lib/ssl/openssl.cnf"
-(cd "$root" && find . | busybox cpio -o -H newc 2>/dev/null) >"$work/initrd"
+make_initramfs "$work/root" "$work/initrd"
 
 # boot CPUS TIMEOUT TEST...: boots and lets the guest's init run the tests.
 boot() {

@@ -87,7 +87,10 @@ static uint8_t checksum(const uint8_t *p, size_t n)
 	return (uint8_t)-sum;
 }
 
-/* Intel MultiProcessor Specification 1.4: the CPUs, one ISA bus, one I/O APIC whose pins 0 to 15 are the ISA's. */
+/*
+ * Intel MultiProcessor Specification 1.4: the CPUs, one ISA bus, one I/O APIC, and one interrupt: a
+ * table with none makes Linux invent sixteen.
+ */
 static void write_mp_table(void)
 {
 	uint8_t *floating = memory + MP_TABLE, *table = floating + 16, *p = table + 44;
@@ -107,12 +110,10 @@ static void write_mp_table(void)
 	p[3] = 1;
 	put32(p + 4, 0xfec00000);
 	p += 8, entries++;
-	for (uint8_t i = 0; i < 16; i++, p += 8, entries++) {
-		p[0] = 3;
-		p[5] = i;
-		p[6] = (uint8_t)cpus;
-		p[7] = i;
-	}
+	p[0] = 3;
+	p[5] = p[7] = 5;
+	p[6] = (uint8_t)cpus;
+	p += 8, entries++;
 	memcpy(table, "PCMP", 4);
 	put16(table + 4, (uint16_t)(p - table));
 	table[6] = 4;
