@@ -4,7 +4,7 @@
 mod fixture;
 
 use rkvm_measure::model::{Completion, Report};
-use rkvm_measure::render::{csv, html, latex, number, svg};
+use rkvm_measure::render::{csv, html, latex, markdown, number, svg, text};
 
 /// Everything that a renderer has to show.
 fn report() -> Report {
@@ -122,4 +122,30 @@ fn a_report_without_any_start_is_still_drawn() {
 fn figures_have_three_significant_digits() {
     let shown = [0.0, 0.01234, 0.9996, 1.234, 9.996, 12.34, 99.96, 123.4, 1234.5].map(number::significant);
     assert_eq!(shown, ["0", "0.012", "1.00", "1.23", "10.0", "12.3", "100", "123", "1234"]);
+}
+
+#[test]
+fn markdown_and_text_have_every_subject_phase_and_finding() {
+    let report = report();
+    let (table, plain) = (markdown::render(&report), text::report(&report));
+    for subject in &report.summary.subjects {
+        let name = report.subjects.iter().find(|one| one.id == subject.subject).unwrap().name.clone();
+        let word = name.split(|c: char| !c.is_alphanumeric()).find(|word| !word.is_empty()).unwrap();
+        assert!(table.contains(word) && plain.contains(word), "{word}");
+        for phase in &subject.phases {
+            let begins = |text: &str, line: &str| text.lines().any(|one| one.trim_start().starts_with(line));
+            assert!(begins(&table, &format!("| {} |", phase.phase)), "{}", phase.phase);
+            assert!(begins(&plain, &phase.phase), "{}", phase.phase);
+        }
+    }
+    for finding in &report.findings {
+        assert!(plain.contains(&finding.what), "{}", finding.what);
+    }
+    assert_eq!(table.matches("**warning**").count() + table.matches("- note").count(), report.findings.len());
+    // Every row of a table has as many cells as its head.
+    let cells = |line: &str| line.replace("\\|", "").matches('|').count();
+    for block in table.split("\n\n") {
+        let rows: Vec<usize> = block.lines().filter(|line| line.starts_with('|')).map(cells).collect();
+        assert!(rows.windows(2).all(|pair| pair[0] == pair[1]), "{block}");
+    }
 }

@@ -4,6 +4,7 @@ pub mod csv;
 pub mod facts;
 pub mod html;
 pub mod latex;
+pub mod markdown;
 pub mod number;
 pub mod svg;
 pub mod text;

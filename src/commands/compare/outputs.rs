@@ -27,6 +27,9 @@ pub struct Flags {
     /// Write the tables for a paper
     #[arg(long, value_name = "FILE")]
     latex: Option<PathBuf>,
+    /// Write the tables for documentation
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
 }
 
 /// Makes the content of a file.
@@ -52,12 +55,13 @@ impl Flags {
     /// # Errors
     /// One cannot be written, or two are the same.
     pub fn reserve(&self) -> Result<Outputs> {
-        let forms: [(&Option<PathBuf>, Form); 5] = [
+        let forms: [(&Option<PathBuf>, Form); 6] = [
             (&self.json, file::to_json),
             (&self.html, render::html::render),
             (&self.csv, |report| Ok(render::csv::render(report))),
             (&self.svg, |report| Ok(render::svg::render(report))),
             (&self.latex, |report| Ok(render::latex::render(report))),
+            (&self.markdown, |report| Ok(render::markdown::render(report))),
         ];
         let named: Vec<(&PathBuf, Form)> =
             forms.into_iter().filter_map(|(path, form)| Some((path.as_ref()?, form))).collect();

@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Starts in both isolations beside runc, crun, Podman and QEMU's microvm, as `rkvm compare` measures them, and writes
+# docs/benchmarks.md with its pictures from this machine. Usage: dev/bench-compare.sh [RUNS]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=dev/lib.sh
+. dev/lib.sh
+
+RUNS=${1:-50}
+DOCS=docs/benchmarks
+PEERS=runc,crun,podman,docker,qemu-microvm,firecracker
+
+main() {
+    [[ $RUNS =~ ^[0-9]+$ ]] || die "the number of runs must be a number, not $RUNS"
+    need_root "the benchmark"
+    need_packages "${BUILD_PACKAGES[@]}" "${TEST_PACKAGES[@]}" qemu-system-x86 podman
+    need_cargo
+    dev/images.sh busybox nginx
+    [ ! -w /dev/kvm ] || dev/guest.sh
+    cargo build --quiet --release --workspace --bins
+    local out=${CARGO_TARGET_DIR:-$PWD/target}/x86_64-unknown-linux-gnu
+    RKVM=$out/release/rkvm
+    # The guest's kernel and init are the same in every build.
+    if [ ! -e "$out/release/guest" ] && [ -e "$out/debug/guest" ]; then export RKVM_GUEST=$out/debug/guest; fi
+    RKVM_ROOT=$(mktemp -d /tmp/rkvm-bench.XXXXXX)
+    export RKVM_ROOT
+    trap 'leave' EXIT
+    "$RKVM" load -q -i .cache/images/busybox.tar
+    "$RKVM" load -q -i .cache/images/nginx.tar
+    mkdir -p $DOCS
+    measure exit "A program that ends at once" busybox --ready exit --with $PEERS -- true
+    measure http "A web server that answers" nginx --ready http:80 --with $PEERS
+    measure parallel "Four at once" busybox --ready exit --parallel 4 -- true
+    measure cold "With cold caches" busybox --ready exit --cold -- true
+    measure density "As instances grow" busybox --ready exec --density 20 -- sleep 1000000
+    write_page >docs/benchmarks.md
+    say "docs/benchmarks.md is written"
+}
+
+NAMES=()
+declare -A TITLES
+# measure NAME TITLE ARGS...
+measure() {
+    local name=$1
+    TITLES[$name]=$2
+    NAMES+=("$name")
+    shift 2
+    say "${TITLES[$name]}"
+    "$RKVM" compare --runs "$RUNS" --seed 1 --json "$DOCS/$name.json" --svg "$DOCS/$name.svg" \
+        --markdown "$RKVM_ROOT/$name.md" "$@"
+}
+
+write_page() {
+    local name
+    cat <<'TEXT'
+# Benchmarks
+
+Written by `./x bench compare` on one machine, which each section names; the ratios hold from run to run, the milliseconds do
+not hold for yours. Each section has its samples beside it: `rkvm compare --replay docs/benchmarks/NAME.json` draws it again, and
+`rkvm compare docs/benchmarks/NAME.json YOURS.json` tells whether yours differ.
+TEXT
+    for name in "${NAMES[@]}"; do
+        printf '\n## %s\n\n![%s](benchmarks/%s.svg)\n\n' "${TITLES[$name]}" "${TITLES[$name]}" "$name"
+        cat "$RKVM_ROOT/$name.md"
+    done
+}
+
+leave() {
+    "$RKVM" system prune --all --force >/dev/null 2>&1 || true
+    rm -rf "$RKVM_ROOT"
+}
+
+main
