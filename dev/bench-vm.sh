@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Boots of our VMM and of QEMU's microvm, interleaved, with the same kernel and initramfs. Arguments go to the
-# benchmark; `--help` lists them.
+# benchmark; `--help` lists them. Without any, disk and network follow (dev/vm-io.sh).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=dev/lib.sh
@@ -10,4 +10,6 @@ cd "$(dirname "$0")/.."
 need_packages "${BUILD_PACKAGES[@]}" qemu-system-x86
 need_cargo
 guest/kernel/build.sh >/dev/null
-exec cargo bench --quiet -p rkvm-vmm --bench boot -- "$@"
+cargo bench --quiet -p rkvm-vmm --bench boot -- "$@"
+# Options are those of the boots.
+[ $# -gt 0 ] || dev/vm-io.sh

@@ -1,0 +1,139 @@
+#!/usr/bin/env bash
+# Disk and network of our VMM and of QEMU's microvm with the same kernel, guest, disk image and settings (QEMU: aio=threads,
+# cache=writeback, no vhost), interleaved. `./x bench vm` ends with it.
+#
+# Two tables, of medians: what the guest got done in a second, and in a second of the VMM's processor time. The second one says the
+# same on a machine that others use too.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=dev/lib.sh
+. dev/lib.sh
+
+usage() { echo "usage: dev/vm-io.sh [--rounds N] [--seconds N] [--cpus N] [--kernel FILE] (default: 3 rounds of 2 s a test, 1 vCPU)"; }
+rounds=3 seconds=2 cpus=1 kernel=''
+while [ $# -gt 0 ]; do
+    case $1 in
+        --rounds) rounds=${2:?--rounds needs a number}; shift 2 ;;
+        --seconds) seconds=${2:?--seconds needs a number}; shift 2 ;;
+        --cpus) cpus=${2:?--cpus needs a number}; shift 2 ;;
+        --kernel) kernel=${2:?--kernel needs a file}; shift 2 ;;
+        -h | --help) usage; exit ;;
+        *) usage >&2; die "unknown argument: $1" ;;
+    esac
+done
+
+need_root "measuring the network of virtual machines"
+[ -w /dev/kvm ] || die "/dev/kvm is missing or not writable: no virtual machine can run here"
+need_packages "${BUILD_PACKAGES[@]}" qemu-system-x86 busybox-static iproute2 jq
+need_cargo
+[ -n "$kernel" ] || kernel=$(guest/kernel/build.sh | tail -1)
+cargo build --quiet --release -p rkvm-vmm --example boot --example io_load
+examples=${CARGO_TARGET_DIR:-$PWD/target}/x86_64-unknown-linux-gnu/release/examples
+
+DISK_MIB=512
+TESTS=8
+MEMORY_MIB=256
+MAC=02:00:00:00:00:02
+HOST=10.77.0.1
+GUEST=10.77.0.2
+work=$(mktemp -d "${CARGO_TARGET_DIR:-$PWD/target}/vm-io.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+
+# Both machines have the same guest: busybox and the load.
+guest=$work/guest
+mkdir -p "$guest"/{bin,dev,proc,sys}
+cp /bin/busybox "$guest/bin/busybox"
+cp "$examples/io_load" "$guest/bin/io_load"
+cat >"$guest/init" <<END
+#!/bin/busybox sh
+/bin/busybox mount -t devtmpfs dev /dev
+/bin/busybox ip addr add $GUEST/24 dev eth0
+/bin/busybox ip link set eth0 up
+echo ready
+load=/bin/io_load
+\$load disk /dev/vda read sequential 1048576 1 $seconds
+\$load disk /dev/vda read random 4096 1 $seconds
+\$load disk /dev/vda read random 4096 16 $seconds
+\$load disk /dev/vda write sequential 1048576 1 $seconds
+\$load disk /dev/vda write random 4096 16 $seconds
+\$load send $HOST:7000 $seconds
+\$load receive $HOST:7000 $seconds
+\$load round-trips $HOST:7000 $seconds
+/bin/busybox reboot -f
+END
+chmod +x "$guest/init"
+(cd "$guest" && find . | busybox cpio -o -H newc 2>/dev/null) >"$work/initrd"
+head -c "${DISK_MIB}M" /dev/urandom >"$work/disk"
+
+# Adds the VMM's processor time since the line before, in seconds, to each result of the guest.
+with_cpu() {
+    local pid=$1 line before=0 now ticks
+    ticks=$(getconf CLK_TCK)
+    cpu() { awk '{ print $14 + $15 }' "/proc/$pid/stat" 2>/dev/null || echo "$before"; }
+    while IFS= read -r line; do
+        now=$(cpu)
+        line=${line%$'\r'}
+        if [[ $line == '{"test"'* ]]; then
+            echo "${line%\}},\"vmm\":\"$2\",\"cpu\":$(awk "BEGIN { print ($now - $before) / $ticks }")}"
+        fi
+        before=$now
+    done
+}
+
+# Runs in a network namespace of its own, which goes with it.
+machine() {
+    local server vmm limit=$((60 + 16 * seconds)) # a guest that hangs must not hang this
+    ip tuntap add tap0 mode tap vnet_hdr
+    ip addr add $HOST/24 dev tap0
+    ip link set tap0 up
+    "$examples/io_load" serve $HOST:7000 &
+    server=$!
+    rm -f "$work/console"
+    mkfifo "$work/console"
+    if [ "$1" = rkvm ]; then
+        BOOT_DISK=$work/disk BOOT_TAP=tap0 \
+            "$examples/boot" "$kernel" "$work/initrd" "$cpus" $MEMORY_MIB quiet >"$work/console" 2>"$work/log" &
+    else
+        qemu-system-x86_64 -M microvm,acpi=off,pit=off,pic=off,rtc=off -accel kvm \
+            -cpu host,migratable=off,+invtsc -smp "$cpus" -m $MEMORY_MIB -nodefaults -no-user-config -display none \
+            -no-reboot -serial stdio -kernel "$kernel" -initrd "$work/initrd" \
+            -append "console=ttyS0 quiet reboot=t panic=-1" \
+            -drive "if=none,id=disk,file=$work/disk,format=raw,aio=threads,cache=writeback" -device virtio-blk-device,drive=disk \
+            -netdev tap,id=net,ifname=tap0,script=no,downscript=no,vhost=off -device "virtio-net-device,netdev=net,mac=$MAC" \
+            </dev/null >"$work/console" 2>"$work/log" &
+    fi
+    vmm=$!
+    (sleep $limit && kill $vmm) &
+    limit=$!
+    with_cpu $vmm "$1" <"$work/console"
+    kill $limit $server
+    wait $vmm || true
+}
+export -f machine with_cpu
+export work examples kernel cpus seconds MEMORY_MIB MAC HOST
+
+for round in $(seq "$rounds"); do
+    say "round $round of $rounds"
+    for vmm in rkvm qemu; do
+        unshare --net bash -euc "machine $vmm" >"$work/round"
+        [ "$(wc -l <"$work/round")" = "$TESTS" ] ||
+            { tail -5 "$work/log" "$work/round" >&2; die "the guest in $vmm did not finish its tests"; }
+        cat "$work/round" >>"$work/results"
+    done
+done
+
+# Small blocks and round trips by number, the rest by MB; more is better in each.
+table() {
+    jq -rs --arg per "$1" '
+        def median: sort | if length % 2 == 1 then .[(length - 1) / 2] else (.[length / 2 - 1] + .[length / 2]) / 2 end;
+        def small: test(" 4096 |round-trips");
+        def figure: (if .test | small then .operations else .bytes / 1e6 end) / ([.[$per], 0.01] | max);
+        def of($vmm): map(select(.vmm == $vmm) | figure) | median;
+        group_by(.test)[] | . as $all
+        | [$all[0].test, (if $all[0].test | small then "number" else "MB" end), of("rkvm"), of("qemu"), of("rkvm") / of("qemu")]
+        | @tsv' "$work/results" | awk -F '\t' -v title="$2" '
+        BEGIN { printf "%-34s %6s %10s %10s %7s\n", title, "", "rkvm", "qemu", "ratio" }
+        { printf "%-34s %6s %10.1f %10.1f %6.2fx\n", $1, $2, $3, $4, $5 }'
+}
+table seconds "per second"
+table cpu "per second of processor time"
