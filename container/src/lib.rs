@@ -2,6 +2,7 @@
 
 mod create;
 mod exec;
+#[cfg(feature = "seccomp-compiler")]
 mod features;
 mod init;
 mod memory_policy;
@@ -66,8 +67,14 @@ impl Backend for ContainerBackend {
         Needs { rootfs: RootfsForm::Mounted, link: LinkForm::Veth, kernel: Kernel::Host }
     }
 
+    #[cfg(feature = "seccomp-compiler")]
     fn features(&self) -> Features {
         features::features()
+    }
+
+    #[cfg(not(feature = "seccomp-compiler"))]
+    fn features(&self) -> Features {
+        Features::default()
     }
 
     fn create(&self, request: CreateRequest<'_>) -> Result<Box<dyn Workload>> {

@@ -54,6 +54,10 @@ impl Machine {
         for folder in [BUNDLE, STATE] {
             fs::create_dir(folder).map_err(|source| Error::failed("make folder", folder, source))?;
         }
+        if let Some(program) = setup.seccomp.take() {
+            let filter = |&(code, jt, jf, k): &(u16, u8, u8, u32)| libc::sock_filter { code, jt, jf, k };
+            rkvm_linux::seccomp::give(program.instructions.iter().map(filter).collect());
+        }
         let bundle = Bundle { path: BUNDLE.into(), spec: setup.spec };
         // `exec` reads it again.
         let config = bundle.path.join("config.json");

@@ -4,12 +4,16 @@
 //! costs milliseconds; the process itself only makes one system call ([`Filter::load`]). Programs are cached by the
 //! profile's hash, so a host compiles a profile once.
 
+#[cfg(feature = "seccomp-compiler")]
 mod cache;
+#[cfg(feature = "seccomp-compiler")]
 mod compile;
+mod given;
 mod listener;
+#[cfg(feature = "seccomp-compiler")]
 mod prologue;
 mod sys;
-#[cfg(test)]
+#[cfg(all(test, feature = "seccomp-compiler"))]
 mod tests;
 
 use std::os::fd::OwnedFd;
@@ -18,7 +22,9 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag};
 use rkvm_oci::{Error, Result};
 
+#[cfg(feature = "seccomp-compiler")]
 pub use compile::{actions, architectures, library_version, operators};
+pub use given::give;
 
 /// A compiled filter, ready to be loaded.
 #[derive(Debug, Clone)]
@@ -48,15 +54,16 @@ impl Filter {
     pub fn compile(profile: &LinuxSeccomp, cache_dir: Option<&Path>) -> Result<Self> {
         let listener = listener(profile)?;
         let flags = flags(profile, listener.is_some());
-        let key = cache_dir.map(|dir| (dir, cache::key(profile)));
-        if let Some(program) = key.as_ref().and_then(|(dir, key)| cache::load(dir, key)) {
-            return Ok(Self { program, flags, listener });
-        }
-        let program = compile::compile(profile)?;
-        if let Some((dir, key)) = &key {
-            cache::store(dir, key, &program);
-        }
+        let program = match given::program() {
+            Some(program) => program,
+            None => program(profile, cache_dir)?,
+        };
         Ok(Self { program, flags, listener })
+    }
+
+    /// The program, for another machine.
+    pub fn program(&self) -> &[libc::sock_filter] {
+        &self.program
     }
 
     /// Loads the filter into the calling thread, for good. Allocates nothing, so it may be called between `clone` and
@@ -74,6 +81,27 @@ impl Filter {
     pub fn listener(&self) -> Option<&Listener> {
         self.listener.as_ref()
     }
+}
+
+#[cfg(feature = "seccomp-compiler")]
+fn program(profile: &LinuxSeccomp, cache_dir: Option<&Path>) -> Result<Vec<libc::sock_filter>> {
+    let key = cache_dir.map(|dir| (dir, cache::key(profile)));
+    if let Some(program) = key.as_ref().and_then(|(dir, key)| cache::load(dir, key)) {
+        return Ok(program);
+    }
+    let program = compile::compile(profile)?;
+    if let Some((dir, key)) = &key {
+        cache::store(dir, key, &program);
+    }
+    Ok(program)
+}
+
+#[cfg(not(feature = "seccomp-compiler"))]
+fn program(_: &LinuxSeccomp, _: Option<&Path>) -> Result<Vec<libc::sock_filter>> {
+    Err(Error::unsupported(
+        "linux.seccomp",
+        "this program cannot compile a profile, and no compiled one was given to it",
+    ))
 }
 
 /// Checks the rules for SCMP_ACT_NOTIFY and its agent.
