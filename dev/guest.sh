@@ -73,6 +73,8 @@ install_guest() {
     for profile in debug release; do
         folder=$TARGET_DIR/$TARGET/$profile/guest
         mkdir -p "$folder"
+        # mv refuses to put a file in its own place.
+        [ ! "$1" -ef "$folder/$2" ] || continue
         ln -f "$1" "$folder/.$2.$$" 2>/dev/null || cp "$1" "$folder/.$2.$$"
         mv "$folder/.$2.$$" "$folder/$2"
     done

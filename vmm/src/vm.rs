@@ -43,7 +43,13 @@ impl ThreadSetup {
     /// For threads that are not confined.
     #[cfg(test)]
     pub(crate) fn unconfined() -> Self {
-        Self { call: Arc::new(|_| Ok(())), events: Arc::new(Events::new().unwrap()) }
+        Self::of(|_| Ok(()))
+    }
+
+    /// For threads that begin with `setup`.
+    #[cfg(test)]
+    pub(crate) fn of(setup: impl Fn(ThreadKind) -> io::Result<()> + Send + Sync + 'static) -> Self {
+        Self { call: Arc::new(setup), events: Arc::new(Events::new().unwrap()) }
     }
 
     /// Whether the thread may go on; otherwise the machine ends.

@@ -17,3 +17,10 @@ fn a_program_runs_and_its_output_and_exit_code_come_back() {
     assert_eq!(run.stderr, "err\n");
     assert_eq!(run.end, End::PowerOff);
 }
+
+#[test]
+fn a_program_finds_every_processor() {
+    let Some(guest) = Guest::boot_with(3) else { return };
+    let run = guest.run(shell("nproc; cat /sys/devices/system/cpu/online"));
+    assert_eq!((run.status, run.stdout.as_str()), (Ok(ExitStatus::Exited(0)), "3\n0-2\n"));
+}

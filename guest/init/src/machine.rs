@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rkvm_guest_protocol::marker;
 use rkvm_oci::{Error, Result};
 
 use crate::sys;
 
+const PROCESSORS: &str = "/sys/devices/system/cpu";
 /// What every file system of init is mounted with.
 const STRICT: u64 = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
 
@@ -31,6 +32,42 @@ pub fn further_mounts() -> Result<()> {
     mount("cgroup2", "/sys/fs/cgroup", STRICT, "")?;
     mount("tmpfs", "/run", libc::MS_NOSUID | libc::MS_NODEV, "mode=0755")?;
     sys::cover_root().map_err(|source| Error::failed("put a mount under", "/", source))
+}
+
+/// Processors that are being started, in a process of their own: each takes the kernel milliseconds, and the machine can be set up
+/// meanwhile.
+pub struct Processors(Option<i32>);
+
+impl Processors {
+    /// Begins to start every processor that the kernel has not: the VMM lets it start one, so that it boots faster.
+    ///
+    /// # Errors
+    /// No process can be made.
+    pub fn start() -> Result<Self> {
+        let paths: Vec<PathBuf> = (1..)
+            .map(|index| Path::new(PROCESSORS).join(format!("cpu{index}/online")))
+            .take_while(|path| path.exists())
+            .collect();
+        if paths.is_empty() {
+            return Ok(Self(None));
+        }
+        let start = move || paths.iter().all(|path| fs::write(path, "1").is_ok());
+        let pid = sys::spawn(start).map_err(|source| Error::failed("start", "the processors", source))?;
+        Ok(Self(Some(pid)))
+    }
+
+    /// Waits until they run.
+    ///
+    /// # Errors
+    /// One does not start.
+    pub fn wait(self) -> Result<()> {
+        let failed = |source| Error::failed("start", "every processor", source);
+        match self.0.map(sys::wait_for).transpose().map_err(failed)? {
+            Some(false) => Err(failed(io::Error::from_raw_os_error(libc::EIO))
+                .hint("the host may have too few processors free: give the machine fewer with --cpus")),
+            _ => Ok(()),
+        }
+    }
 }
 
 fn mount(kind: &str, target: &str, flags: u64, data: &str) -> Result<()> {

@@ -208,6 +208,30 @@ pub fn child_signals() -> io::Result<OwnedFd> {
     }
 }
 
+/// Does `work` in a process of its own, which ends with it; the process's id.
+pub fn spawn(work: impl FnOnce() -> bool) -> io::Result<i32> {
+    // SAFETY: init has one thread, so its copy may do whatever init itself may.
+    let pid = check(unsafe { libc::fork() })?;
+    if pid == 0 {
+        let code = i32::from(!work());
+        // SAFETY: ends the copy without running what init has registered.
+        unsafe { libc::_exit(code) }
+    }
+    Ok(pid)
+}
+
+/// Waits for a process of [`spawn`]; whether its work succeeded.
+pub fn wait_for(pid: i32) -> io::Result<bool> {
+    let mut status = 0;
+    loop {
+        // SAFETY: the kernel writes one int.
+        match check(unsafe { libc::waitpid(pid, &raw mut status, 0) }) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other.map(|_| status == 0),
+        }
+    }
+}
+
 /// The next child that has ended: its id and how.
 pub fn reap() -> Option<(i32, libc::c_int)> {
     let mut status = 0;

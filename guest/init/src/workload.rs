@@ -46,6 +46,7 @@ impl Machine {
     /// Whatever is missing or contradictory.
     pub fn create(&mut self, mut setup: GuestSetup) -> Result<(i32, Ends)> {
         machine::further_mounts()?;
+        let processors = machine::Processors::start()?;
         network::configure(&setup.links)?;
         let path = root::assemble(&setup)?;
         let mut spec_root = setup.spec.root().clone().unwrap_or_default();
@@ -79,6 +80,8 @@ impl Machine {
             timeline: &mut Timeline::begin(),
         })?;
         workload.recorded()?;
+        // A program may count them as soon as it runs.
+        processors.wait()?;
         let pid = workload.pid();
         self.workload = Some(workload);
         Ok((pid, ends.finish()?))

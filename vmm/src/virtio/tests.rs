@@ -5,16 +5,19 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
+use rustix::thread::{CapabilitySet, CapabilitySets};
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::balloon::Balloon;
 use super::block::{Access, Block};
 use super::console::{Console, TerminalSize};
+use super::fs::{Fs, Share};
 use super::rng::Rng;
 use super::testing::hostile::{self, Knowledge, Part, Random};
 use super::testing::{BUFFERS, Buffer, HIGH_START, Rig};
 use super::vsock::Vsock;
+use crate::vm::ThreadSetup;
 
 const ALL: u64 = u64::MAX;
 
@@ -204,4 +207,91 @@ fn socket_device() {
     ];
     let knows = Knowledge { content: socket_packet, shapes: SHAPES };
     hostile::run(device, knows, |rig| drop(rig.start(ALL, 64)));
+}
+
+/// Every request of the protocol but MKNOD: the server has the right to everything but device nodes, and so has this test.
+fn file_request(random: &mut Random) -> Vec<u8> {
+    const MKNOD: u32 = 8;
+    let operation = match random.below(52) as u32 {
+        MKNOD => 1,
+        operation => operation,
+    };
+    let length = if random.one_in(6) { random.next() as u32 >> random.below(32) } else { 96 };
+    let mut bytes = [length.to_le_bytes(), operation.to_le_bytes()].concat();
+    bytes.extend(random.next().to_le_bytes());
+    bytes.extend((if random.one_in(6) { random.next() } else { 1 + random.below(4) }).to_le_bytes());
+    // User and group, process.
+    bytes.extend([0; 16]);
+    while bytes.len() < 96 {
+        match random.below(5) {
+            0 => bytes.extend(random.pick(&[
+                &b"a\0"[..],
+                b"b\0",
+                b"..\0",
+                b"../outside\0",
+                b"a/../../outside\0",
+                b"no-zero",
+            ])),
+            1 => bytes.extend(random.below(8).to_le_bytes()),
+            2 => bytes.extend(random.next().to_le_bytes()),
+            3 => bytes.extend((random.next() as u32 >> random.below(32)).to_le_bytes()),
+            _ => bytes.extend([0; 8]),
+        }
+    }
+    bytes
+}
+
+fn opens_a_session(rig: &mut Rig) {
+    let mut rings = rig.start(ALL, 64);
+    // FUSE_INIT, of version 7.31.
+    let header = [104_u32, 26, 1, 0, 1, 0, 0, 0, 0, 0, 7, 31, 0x2_0000, 0];
+    for (index, word) in header.iter().enumerate() {
+        rig.memory.write_obj(*word, GuestAddress(BUFFERS + 4 * index as u64)).unwrap();
+    }
+    rig.memory.write_slice(&[0; 48], GuestAddress(BUFFERS + 56)).unwrap();
+    let head =
+        rings[1].add(&rig.memory, &[Buffer::Readable(BUFFERS, 104), Buffer::Writable(HIGH_START, 4096)]);
+    let (used, bytes) = rig.exchange(1, &mut rings[1]);
+    let [length, error]: [u32; 2] = rig.memory.read_obj(GuestAddress(HIGH_START)).unwrap();
+    assert_eq!((used, error), (head, 0));
+    assert!(bytes >= 16 && length == bytes, "{length} and {bytes}");
+}
+
+#[test]
+fn file_system_device() {
+    const SHAPES: &[&[Part]] = &[
+        &[Part::Readable(96), Part::Writable(4096)],
+        &[Part::Readable(40), Part::Readable(56), Part::Writable(160)],
+        &[Part::Readable(96), Part::Writable(16), Part::Writable(8192)],
+        &[Part::Readable(48), Part::Writable(16)],
+    ];
+    use CapabilitySet as Cap;
+    let kept = Cap::CHOWN
+        | Cap::DAC_OVERRIDE
+        | Cap::DAC_READ_SEARCH
+        | Cap::FOWNER
+        | Cap::FSETID
+        | Cap::SETGID
+        | Cap::SETUID;
+    if !rustix::thread::capabilities(None).unwrap().effective.contains(kept) {
+        eprintln!("skipped: the file server needs root");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let shared = folder.path().join("shared");
+    std::fs::create_dir(&shared).unwrap();
+    std::fs::write(shared.join("a"), "content").unwrap();
+    std::fs::write(folder.path().join("outside"), "untouched").unwrap();
+    let device = Fs::open(&Share { root: shared, proc_self_fd: None }).unwrap();
+    // What the seed does not say it must not be able to do either.
+    let setup = ThreadSetup::of(move |_| {
+        let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: Cap::empty() };
+        Ok(rustix::thread::set_capabilities(None, sets)?)
+    });
+    let knows = Knowledge { content: file_request, shapes: SHAPES };
+    hostile::run_in(Rig::confined(device, setup), knows, opens_a_session);
+    let names: Vec<_> =
+        std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 2, "{names:?}");
+    assert_eq!(std::fs::read_to_string(folder.path().join("outside")).unwrap(), "untouched");
 }

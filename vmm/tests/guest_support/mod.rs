@@ -10,7 +10,7 @@ use rkvm_guest_protocol::{GuestSetup, INIT_PORT, Root, ToGuest, ToHost, WriteLay
 use rkvm_oci::ExitStatus;
 use rkvm_oci::failure::Failure;
 use rkvm_vmm::virtio::{block::Block, rng::Rng, vsock::Vsock};
-use rkvm_vmm::{Access, End, Host, Image, Microvm, VmConfig, build};
+use rkvm_vmm::{Access, End, Host, Image, Microvm, Processors, VmConfig, build};
 use serde_json::{Value, json};
 
 pub const LIMIT: Duration = Duration::from_secs(30);
@@ -93,6 +93,7 @@ impl Guest {
         let mut config = VmConfig::new(Image::open(&kernel).unwrap());
         config.initrd = Some(Image::open(&artifacts().join("initramfs.cpio")).unwrap());
         config.vcpus = vcpus;
+        config.processors = Processors::ByInit;
         config.memory_mib = 128;
         config.attach(Rng::new().unwrap());
         config.attach(Block::open(&image(), Access::ReadOnly, "image").unwrap());

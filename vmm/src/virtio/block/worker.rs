@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
 use virtio_queue::DescriptorChain;
@@ -27,6 +28,9 @@ const HELPERS: usize = 4;
 /// After how many requests, or bytes, the guest is told of what is done, although more is waiting.
 const REQUESTS_A_TURN: usize = 64;
 const BYTES_A_TURN: usize = 512 << 10;
+
+/// How long a reset waits for requests that have begun: a vCPU waits with it, and must not for ever.
+const RESET_LIMIT: Duration = Duration::from_secs(5);
 
 type Chain = DescriptorChain<Arc<GuestMemory>>;
 
@@ -142,6 +146,12 @@ impl Workers {
         let queue = VirtQueue::new(queue, &activation.interrupt);
         let notifier = Arc::new(queue.notifier().map_err(Error::os("share a queue's notification"))?);
         let mut state = self.shared.lock();
+        if state.users > 0 {
+            // What hangs since before the reset would answer into the wrong queue.
+            return Err(Error::os("start a disk with requests that hang")(
+                io::ErrorKind::ResourceBusy.into(),
+            ));
+        }
         let memory = Arc::new(activation.memory);
         state.active = Some(Active { memory, queue, notifier: Arc::clone(&notifier) });
         state.stage = Stage::Running;
@@ -164,15 +174,15 @@ impl MutEventSubscriber for Running {
 }
 
 impl Drop for Running {
-    /// Waits for requests that have begun: they write to the guest's memory.
+    /// Waits for requests that have begun: they write to the guest's memory. While one of them still hangs after that, the disk
+    /// cannot be used again.
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         let next = if state.stage == Stage::Ended { Stage::Ended } else { Stage::Idle };
         state.stage = if next == Stage::Ended { Stage::Ended } else { Stage::Stopping };
         let _ = self.notifier.write(1);
-        while state.users > 0 {
-            state = self.shared.wait(&self.shared.changed, state);
-        }
+        let changed = self.shared.changed.wait_timeout_while(state, RESET_LIMIT, |state| state.users > 0);
+        state = changed.unwrap_or_else(PoisonError::into_inner).0;
         state.slow.clear();
         state.active = None;
         state.stage = next;

@@ -53,6 +53,8 @@ pub const WORKERS: usize = 4;
 /// How long the guest may answer from its cache which file a name is, and what its attributes are. The price of a change on the host
 /// that shows late against that of a request for every step of every path. A file's content is checked whenever it is opened.
 const METADATA_TTL: Duration = Duration::from_secs(1);
+/// How long a reset waits for requests that have begun: the driver may use their memory for something else afterwards.
+const QUIET_LIMIT: Duration = Duration::from_secs(5);
 /// Descriptors that are left to the VMM itself.
 const RESERVED_DESCRIPTORS: u64 = 128;
 
@@ -147,7 +149,7 @@ impl VirtioDevice for Fs {
     }
 }
 
-/// Ends the session when the driver resets the device. It waits for nothing on the event loop: the queues are the threads'.
+/// Ends the session when the driver resets the device. Does nothing on the event loop: the queues are the threads'.
 #[derive(Debug)]
 struct FsHandler {
     session: Arc<Session>,
@@ -162,6 +164,7 @@ impl MutEventSubscriber for FsHandler {
 impl Drop for FsHandler {
     fn drop(&mut self) {
         self.session.end();
+        self.session.wait_quiet(QUIET_LIMIT);
     }
 }
 

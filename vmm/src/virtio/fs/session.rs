@@ -2,7 +2,8 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use virtio_queue_fs::{Queue, QueueOwnedT as _, QueueState, QueueT};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -28,6 +29,9 @@ pub(super) struct Session {
     ended_event: EventFd,
     /// Threads that wait for requests.
     idle: AtomicUsize,
+    /// Requests that have been begun: they read and write the guest's memory.
+    begun: Mutex<usize>,
+    quiet: Condvar,
 }
 
 /// A queue, shared by all threads.
@@ -71,6 +75,8 @@ impl Session {
             ended: AtomicBool::new(false),
             ended_event: EventFd::new(EFD_NONBLOCK).map_err(failed())?,
             idle: AtomicUsize::new(0),
+            begun: Mutex::new(0),
+            quiet: Condvar::new(),
         })
     }
 
@@ -82,6 +88,21 @@ impl Session {
             self.ended.store(true, Ordering::Release);
         }
         let _ = self.ended_event.write(1);
+    }
+
+    /// Waits until no request of an ended session touches the guest's memory, at most for `limit`: the host's file system may
+    /// not answer at all.
+    pub(super) fn wait_quiet(&self, limit: Duration) {
+        let begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.quiet.wait_timeout_while(begun, limit, |begun| *begun > 0));
+    }
+
+    fn count(&self, change: impl Fn(usize) -> usize) {
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        *begun = change(*begun);
+        if *begun == 0 {
+            self.quiet.notify_all();
+        }
     }
 
     /// Serves requests until the session ends.
@@ -125,6 +146,7 @@ impl Session {
             let head = chain.head_index();
             let written = request::handle(server, memory, chain);
             self.finish(lane, memory, head, written);
+            self.count(|begun| begun - 1);
         }
     }
 
@@ -140,7 +162,10 @@ impl Session {
             let chain = queue.iter(memory).ok().and_then(|mut chains| chains.next());
             let more = queue.enable_notification(memory).unwrap_or(false);
             match chain {
-                Some(chain) => return Next::Request { chain, more },
+                Some(chain) => {
+                    self.count(|begun| begun + 1);
+                    return Next::Request { chain, more };
+                }
                 None if more => {}
                 None => break,
             }

@@ -70,6 +70,11 @@ pub(crate) enum Part {
 
 /// Harms `device` round after round; then it must still serve a driver that `works`.
 pub(crate) fn run(device: impl VirtioDevice + 'static, knows: Knowledge, works: impl Fn(&mut Rig)) {
+    run_in(Rig::new(device), knows, works);
+}
+
+/// As [`run`], with a device that is in place.
+pub(crate) fn run_in(mut rig: Rig, knows: Knowledge, works: impl Fn(&mut Rig)) {
     let rounds = match std::env::var("RKVM_FUZZ_ROUNDS") {
         Ok(rounds) => rounds.parse().expect("RKVM_FUZZ_ROUNDS is a number"),
         Err(_) => DEFAULT_ROUNDS,
@@ -78,7 +83,6 @@ pub(crate) fn run(device: impl VirtioDevice + 'static, knows: Knowledge, works: 
         Ok(seed) => seed.parse().expect("RKVM_FUZZ_SEED is a number"),
         Err(_) => 1,
     };
-    let mut rig = Rig::new(device);
     works(&mut rig);
     let watchdog = Watchdog::new();
     for seed in first..first + rounds {

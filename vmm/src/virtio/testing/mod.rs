@@ -54,9 +54,13 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new(device: impl VirtioDevice + 'static) -> Self {
+        Self::confined(device, ThreadSetup::unconfined())
+    }
+
+    /// As [`Self::new`], with threads that begin with `setup`.
+    pub(crate) fn confined(device: impl VirtioDevice + 'static, setup: ThreadSetup) -> Self {
         let memory = memory();
         let event_loop = EventLoop::new().unwrap();
-        let setup = ThreadSetup::unconfined();
         event_loop.start(setup.clone()).unwrap();
         let event = || EventFd::new(EFD_NONBLOCK).unwrap();
         let line = event();
