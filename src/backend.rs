@@ -47,9 +47,6 @@ pub fn choose(flag: Option<Isolation>, bundle: &Bundle) -> Result<Isolation> {
 pub fn backend(isolation: Isolation) -> Result<Box<dyn Backend>> {
     match isolation {
         Isolation::Container => Ok(Box::new(rkvm_container::ContainerBackend::new())),
-        Isolation::Vm => Err(Error::unsupported(
-            "--isolation=vm",
-            "the microVM backend is not built yet; use --isolation=container",
-        )),
+        Isolation::Vm => Ok(Box::new(rkvm_vmm::VmBackend::new())),
     }
 }

@@ -21,6 +21,7 @@ mod hooks;
 mod lifecycle;
 mod mounts;
 mod namespaces;
+mod not_in_a_vm;
 mod output;
 mod process;
 mod rootfs;
@@ -80,13 +81,13 @@ fn main() -> ExitCode {
     for (topic, cases) in TOPICS {
         for Case { name, on, run } in *cases {
             trials.push(trial("container", topic, name, *run, Runtime::rkvm));
+            match not_in_a_vm::reason(topic, name) {
+                None => trials.push(trial("vm", topic, name, *run, Runtime::vm)),
+                Some(why) => trials.push(not_asked("vm", topic, name, why)),
+            }
             match on {
                 On::Every => trials.push(trial("runc", topic, name, *run, Runtime::runc)),
-                On::Rkvm(why) => {
-                    // Shown in the report as ignored, with the reason in its name.
-                    let name = format!("runc/{topic}/{name} (not asked: {why})");
-                    trials.push(Trial::test(name, || Ok(())).with_ignored_flag(true));
-                }
+                On::Rkvm(why) => trials.push(not_asked("runc", topic, name, why)),
             }
         }
     }
@@ -94,6 +95,11 @@ fn main() -> ExitCode {
         eprintln!("runc, the oracle, is not installed: its cases will fail (apt-get install runc)");
     }
     libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Shown in the report as ignored, with the reason in its name.
+fn not_asked(runtime: &str, topic: &str, name: &str, why: &str) -> Trial {
+    Trial::test(format!("{runtime}/{topic}/{name} (not asked: {why})"), || Ok(())).with_ignored_flag(true)
 }
 
 fn trial(runtime: &str, topic: &str, name: &str, run: fn(&Subject), make: fn() -> Runtime) -> Trial {

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::{Condvar, Mutex, PoisonError};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
@@ -15,17 +16,53 @@ use serde_json::Value;
 pub struct Runtime {
     program: PathBuf,
     flags: &'static [&'static str],
+    #[expect(dead_code, reason = "held until the case is over")]
+    slot: Option<Slot>,
+}
+
+/// One of the machines that may run at a time.
+struct Slot;
+
+/// Most machines at a time.
+const MAX_MACHINES: usize = 4;
+
+static MACHINES: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
+
+impl Slot {
+    fn take() -> Self {
+        let (count, freed) = &MACHINES;
+        let mut count = count.lock().unwrap_or_else(PoisonError::into_inner);
+        while *count >= MAX_MACHINES {
+            count = freed.wait(count).unwrap_or_else(PoisonError::into_inner);
+        }
+        *count += 1;
+        Self
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let (count, freed) = &MACHINES;
+        *count.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        freed.notify_one();
+    }
 }
 
 impl Runtime {
     /// Ours, with namespaces and cgroups.
     pub fn rkvm() -> Self {
-        Self { program: binary("rkvm-oci"), flags: &[] }
+        Self { program: binary("rkvm-oci"), flags: &[], slot: None }
+    }
+
+    /// Ours, with a machine and a kernel of its own. At most a few at a time: each has memory of its own, and takes a processor
+    /// while it boots.
+    pub fn vm() -> Self {
+        Self { program: binary("rkvm-oci"), flags: &["--isolation", "vm"], slot: Some(Slot::take()) }
     }
 
     /// The oracle.
     pub fn runc() -> Self {
-        Self { program: "runc".into(), flags: &[] }
+        Self { program: "runc".into(), flags: &[], slot: None }
     }
 }
 
@@ -57,7 +94,8 @@ impl Subject {
     /// `RUNTIME GLOBAL-FLAGS --root STORE`, to which a verb is added.
     pub fn global(&self, flags: &[&str]) -> Cmd {
         let store = self.sandbox.oci_root();
-        self.sandbox.command(&self.runtime.program).args(flags).arg("--root").arg(store)
+        let command = self.sandbox.command(&self.runtime.program).args(self.runtime.flags);
+        command.args(flags).arg("--root").arg(store)
     }
 
     /// Adds the runtime with its global flags to a shell command, which calls it as `"$@"`.

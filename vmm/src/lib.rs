@@ -3,6 +3,8 @@
 //! [`builder`] is the boot recipe; everything it puts together is in a module of the same name as the thing.
 
 pub mod arch;
+pub mod artifacts;
+pub mod backend;
 pub mod builder;
 pub mod config;
 pub mod devices;
@@ -11,12 +13,15 @@ pub mod event_loop;
 pub mod events;
 pub mod host;
 pub mod initramfs;
+pub mod jail;
 pub mod kernel;
 pub mod memory;
+pub mod process;
 pub mod vcpu;
 pub mod virtio;
 pub mod vm;
 
+pub use backend::VmBackend;
 pub use builder::build;
 pub use config::{Console, HugePages, Image, Processors, Protocol, VmConfig};
 pub use error::{Error, Result};

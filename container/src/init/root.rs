@@ -127,21 +127,22 @@ pub fn mask(root: BorrowedFd<'_>, paths: &[String]) -> Result<()> {
     })
 }
 
-/// Attaches copies of the mount that `make` gives on `targets`, and the mount itself on the last one: closing one that was
-/// never attached waits for an RCU grace period.
+/// Attaches the mount that `make` gives on the first of `targets`, and copies of it on the others: kernels before 6.15 copy no mount that
+/// is not attached, and closing one that never was waits for an RCU grace period.
 fn cover(targets: &[(&String, OwnedFd)], make: impl FnOnce() -> std::io::Result<OwnedFd>) -> Result<()> {
-    let Some(((last, last_target), others)) = targets.split_last() else { return Ok(()) };
+    let Some(((first, first_target), others)) = targets.split_first() else { return Ok(()) };
     let error = |path: &String| {
         let path = path.clone();
         move |source: std::io::Error| Error::failed("mask", path, source)
     };
-    let mask = make().map_err(error(last))?;
+    let mask = make().map_err(error(first))?;
+    mount::attach(mask.as_fd(), first_target.as_fd()).map_err(error(first))?;
     for (path, target) in others {
         mount::clone_tree(mask.as_fd(), Path::new(""), Depth::One)
             .and_then(|copy| mount::attach(copy.as_fd(), target.as_fd()))
             .map_err(error(path))?;
     }
-    mount::attach(mask.as_fd(), last_target.as_fd()).map_err(error(last))
+    Ok(())
 }
 
 /// Makes `paths` read-only with everything below. Those that do not exist need nothing.

@@ -187,11 +187,10 @@ pub fn ask(path: &Path, question: Question, limit: Duration) -> Result<Answer> {
 
 fn wait_for(fd: BorrowedFd<'_>, events: PollFlags, deadline: Instant, limit: Duration) -> Result<()> {
     let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return Err(Error::TimedOut(limit));
-    }
-    let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
-    match poll(&mut [PollFd::new(fd, events)], timeout) {
+    // What is there already is taken, however late it is.
+    let ms = if left.is_zero() { 0 } else { left.as_millis() + 1 };
+    match poll(&mut [PollFd::new(fd, events)], PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX)) {
+        Ok(0) if left.is_zero() => Err(Error::TimedOut(limit)),
         Ok(_) | Err(nix::Error::EINTR) => Ok(()),
         Err(errno) => Err(Error::Stream { action: "wait for", source: errno.into() }),
     }

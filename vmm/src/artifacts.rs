@@ -1,0 +1,112 @@
+//! Where the guest's kernel and initramfs are.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use rkvm_oci::{Error, Result};
+
+use crate::host::{KvmKind, Vendor};
+
+/// Annotation of config.json: path of a guest kernel to use in place of ours.
+pub const KERNEL: &str = "io.rkvm.vm.kernel";
+/// Annotation: path of an initramfs to use in place of ours.
+pub const INITRD: &str = "io.rkvm.vm.initrd";
+/// Annotation: words for the kernel's command line, behind our own.
+pub const CMDLINE: &str = "io.rkvm.vm.cmdline";
+
+/// Environment variable that names the folder of the artifacts.
+pub const FOLDER_VARIABLE: &str = "RKVM_GUEST";
+/// Folder of the artifacts of an installed rkvm.
+const INSTALLED: &str = "/var/lib/rkvm/guest";
+/// The initramfs: our init and nothing else.
+const INITRAMFS: &str = "initramfs.cpio";
+
+/// What a guest boots from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Artifacts {
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// The initramfs.
+    pub initrd: PathBuf,
+    /// Further words of the command line.
+    pub cmdline: String,
+}
+
+/// Name of the kernel built for `kind`.
+pub fn kernel_name(kind: KvmKind) -> &'static str {
+    match kind {
+        KvmKind::Hardware(_) => "vmlinux-plain",
+        KvmKind::Pvm => "vmlinux-pvm",
+    }
+}
+
+/// Finds kernel and initramfs: those that `annotations` name, and otherwise those of the first folder that has them of
+/// `RKVM_GUEST`, `guest/` beside this program, and `/var/lib/rkvm/guest`.
+///
+/// # Errors
+/// One is nowhere; the message names the places.
+pub fn find(kind: KvmKind, annotations: &HashMap<String, String>) -> Result<Artifacts> {
+    let named = |key: &str| annotations.get(key).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let folders = folders();
+    let of = |given: Option<PathBuf>, name: &str, what: &str| match given {
+        Some(path) => Ok(path),
+        None => search(&folders, name).ok_or_else(|| missing(what, name, &folders)),
+    };
+    Ok(Artifacts {
+        kernel: of(named(KERNEL), kernel_name(kind), "guest kernel")?,
+        initrd: of(named(INITRD), INITRAMFS, "guest initramfs")?,
+        cmdline: annotations.get(CMDLINE).cloned().unwrap_or_default(),
+    })
+}
+
+fn folders() -> Vec<PathBuf> {
+    if let Some(folder) = std::env::var_os(FOLDER_VARIABLE).filter(|value| !value.is_empty()) {
+        return vec![folder.into()];
+    }
+    let beside = std::env::current_exe().ok().and_then(|path| Some(path.parent()?.join("guest")));
+    beside.into_iter().chain([PathBuf::from(INSTALLED)]).collect()
+}
+
+fn search(folders: &[PathBuf], name: &str) -> Option<PathBuf> {
+    folders.iter().map(|folder| folder.join(name)).find(|path| path.exists())
+}
+
+fn missing(what: &str, name: &str, folders: &[PathBuf]) -> Error {
+    let places: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
+    Error::failed("find", format!("the {what} {name}"), format!("it is not in {}", places.join(" nor in ")))
+        .hint("build it with `./x guest`, or name the folder that has it with RKVM_GUEST")
+}
+
+/// How this host's KVM runs guests, without making a machine to find out where the loaded modules say it.
+///
+/// # Errors
+/// The modules do not say it, and no machine can be made.
+pub fn kvm_kind(ask: impl FnOnce() -> crate::Result<KvmKind>) -> Result<KvmKind> {
+    let loaded = |module: &str| Path::new("/sys/module").join(module).exists();
+    match (loaded("kvm_pvm"), loaded("kvm_intel"), loaded("kvm_amd")) {
+        (true, false, false) => Ok(KvmKind::Pvm),
+        (false, true, false) => Ok(KvmKind::Hardware(Vendor::Intel)),
+        (false, false, true) => Ok(KvmKind::Hardware(Vendor::Amd)),
+        _ => ask().map_err(|source| Error::failed("use", "/dev/kvm", source)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_named_wins_and_what_is_missing_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let folders = vec![folder.path().join("a"), folder.path().join("b")];
+        assert_eq!(search(&folders, "vmlinux-pvm"), None);
+        std::fs::create_dir(&folders[1]).unwrap();
+        std::fs::write(folders[1].join("vmlinux-pvm"), "").unwrap();
+        assert_eq!(search(&folders, "vmlinux-pvm"), Some(folders[1].join("vmlinux-pvm")));
+        let error = missing("guest kernel", "vmlinux-plain", &folders).to_string();
+        assert!(error.contains("vmlinux-plain") && error.contains("./x guest"), "{error}");
+        let given = HashMap::from([KERNEL, INITRD].map(|key| (key.to_owned(), format!("/given/{key}"))));
+        let found = find(KvmKind::Pvm, &given).unwrap();
+        assert_eq!(found.kernel, Path::new("/given/io.rkvm.vm.kernel"));
+    }
+}

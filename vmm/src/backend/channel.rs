@@ -1,0 +1,127 @@
+//! What the process that creates a machine and the machine's process say to each other, until the machine is recorded.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use rkvm_oci::failure::Failure;
+use rkvm_oci::timeline::MonotonicNs;
+use rkvm_oci::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// From the machine's process to its creator.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Report {
+    /// Its new user namespace wants its mappings.
+    MapMe,
+    /// Its namespaces are there, and the host's file systems still are: the hooks of the runtime may run.
+    Enclosed,
+    /// The guest has everything that its process needs.
+    Ready(Stamps),
+    /// A further process has been executed.
+    Started,
+    /// It cannot go on.
+    Failed(Failure),
+}
+
+/// When what happened, by the clock of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamps {
+    /// The first vCPU entered the guest.
+    pub entered: MonotonicNs,
+    /// The first instruction of the guest's init.
+    pub init: MonotonicNs,
+    /// The guest said that it is ready.
+    pub ready: MonotonicNs,
+}
+
+/// From the creator to the machine's process: the one step that it may take now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Go {
+    /// The user namespace has its mappings.
+    Mapped,
+    /// The hooks have run.
+    HooksDone,
+    /// The machine is recorded, so that later commands find it: it may outlive its creator.
+    Recorded,
+}
+
+/// One end of the conversation.
+#[derive(Debug)]
+pub struct Channel(OwnedFd);
+
+/// Longest message, bytes: what an error with the last lines of a console takes, with room to spare.
+const MAX_MESSAGE: usize = 64 << 10;
+
+impl Channel {
+    /// Both ends.
+    ///
+    /// # Errors
+    /// No descriptors are left.
+    pub fn pair() -> Result<(Self, Self)> {
+        let (one, other) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+            .map_err(|source| Error::failed("make", "a socket pair", source))?;
+        Ok((Self(one), Self(other)))
+    }
+
+    /// The end that has been handed to this process.
+    pub fn of(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+
+    /// Its descriptor.
+    pub fn into_fd(self) -> OwnedFd {
+        self.0
+    }
+
+    /// Sends a message.
+    ///
+    /// # Errors
+    /// The other side has ended; what [`Channel::receive`] says then is the better message.
+    pub fn send(&self, message: &impl Serialize) -> nix::Result<()> {
+        let text = serde_json::to_vec(message).map_err(|_| nix::Error::EINVAL)?;
+        send(self.0.as_raw_fd(), &text, MsgFlags::MSG_NOSIGNAL).map(drop)
+    }
+
+    /// Waits for a message; `None` when the other side has ended without one.
+    ///
+    /// # Errors
+    /// The socket failed, or the message is not one of ours.
+    pub fn receive<T: for<'a> Deserialize<'a>>(&self) -> Result<Option<T>> {
+        let mut buffer = vec![0u8; MAX_MESSAGE];
+        let length = loop {
+            match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+                Ok(length) => break length,
+                // ECONNRESET: it ended with a message unread. Told once; what it sent before is still to come.
+                Err(nix::Error::EINTR | nix::Error::ECONNRESET) => {}
+                Err(source) => return Err(Error::failed("hear from", "the machine's process", source)),
+            }
+        };
+        if length == 0 {
+            return Ok(None);
+        }
+        serde_json::from_slice(&buffer[..length])
+            .map(Some)
+            .map_err(|source| Error::failed("understand", "the machine's process", source))
+    }
+
+    /// Waits until the creator allows `step`.
+    ///
+    /// # Errors
+    /// The creator has ended.
+    pub fn wait_for(&self, step: Go) -> Result<()> {
+        match self.receive::<Go>()? {
+            Some(there) if there == step => Ok(()),
+            _ => Err(Error::failed(
+                "go on after the creator ended at step",
+                format!("{step:?}"),
+                nix::Error::EPIPE,
+            )),
+        }
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

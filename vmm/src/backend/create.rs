@@ -1,0 +1,406 @@
+//! The creator's side of `create`.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+use oci_spec::runtime::{LinuxIdMapping, Mount, Spec};
+use rkvm_cgroup::{Born, Cgroup};
+use rkvm_guest_protocol::{Address, GuestSetup, Link as GuestLink, Root, Route, SeccompProgram, WriteLayer};
+use rkvm_linux::idmap;
+use rkvm_linux::mounts::bind;
+use rkvm_linux::mounts::options::Plan as MountPlan;
+use rkvm_linux::namespaces::Namespaces;
+use rkvm_linux::seccomp::Filter;
+use rkvm_linux::sys::spawn::{self, Parent, Side};
+use rkvm_oci::timeline::Phase;
+use rkvm_oci::{CreateRequest, Error, Link, Result, Rootfs, Stdio, Timeline, hooks};
+
+use super::channel::{Channel, Go, Report};
+use super::plan::{FIRST_FD, NamedFile, Plan, Tap};
+use super::spec::{self, Converted};
+use super::{socket, terminal};
+use crate::artifacts;
+use crate::host::Host;
+use crate::jail::{self, Cell, Share, Streams};
+
+/// How long a guest may take to become ready, milliseconds: forty times what it takes on an idle host.
+const BOOT_TIMEOUT_MS: u64 = 10_000;
+/// Name of the root filesystem in the share.
+const ROOT: &str = "root";
+/// Name of the write layer in the share.
+const WRITE: &str = "write";
+/// The image's device in the guest: the only block device.
+const IMAGE_DEVICE: &str = "/dev/vda";
+
+/// A machine, as `create` leaves it.
+#[derive(Debug)]
+pub struct Created {
+    /// Process id of the machine's process.
+    pub pid: i32,
+    /// Its pidfd.
+    pub process: OwnedFd,
+    /// Its cgroup.
+    pub cgroup: Cgroup,
+    /// The conversation with it: it ends with it until the machine is recorded.
+    pub channel: Channel,
+}
+
+/// A mount for the share, whose ids may have to be mapped once the user namespace has its mappings.
+struct Opened {
+    name: String,
+    plan: MountPlan,
+    tree: OwnedFd,
+}
+
+/// Descriptors for the machine's process, with the numbers that they will have there.
+///
+/// [`FIRST_FD`] itself is kept for the one that the process opens.
+#[derive(Default)]
+struct Descriptors(Vec<OwnedFd>);
+
+impl Descriptors {
+    fn add(&mut self, fd: impl Into<OwnedFd>) -> i32 {
+        self.0.push(fd.into());
+        FIRST_FD + self.0.len() as i32
+    }
+
+    fn open(&mut self, what: &'static str, path: &Path) -> Result<NamedFile> {
+        let file = File::open(path).map_err(|source| Error::failed(what, path.display(), source))?;
+        Ok(NamedFile { fd: self.add(file), path: path.to_owned() })
+    }
+}
+
+/// Makes the machine, in which the container's process then waits for the start.
+///
+/// # Errors
+/// Anything that keeps it from being made; then nothing of it is left behind.
+pub fn create(request: CreateRequest<'_>) -> Result<Created> {
+    let CreateRequest { id, bundle, rootfs, link, state_dir, stdio, preserve_fds, timeline, .. } = request;
+    if preserve_fds > 0 {
+        return Err(Error::unsupported(
+            "--preserve-fds and socket activation",
+            "a descriptor of the host cannot be handed into a microVM; use --isolation=container",
+        ));
+    }
+    let spec = &bundle.spec;
+    let namespaces = Namespaces::open(spec)?;
+    let Converted { guest, shared, host_resources, size } =
+        spec::convert(spec, &bundle.path, link.is_some())?;
+    let root_path = bundle.rootfs()?;
+    let host = Host::open().map_err(kvm)?;
+    let kind = artifacts::kvm_kind(|| host.kind())?;
+    let annotations = spec.annotations().clone().unwrap_or_default();
+    let artifacts = artifacts::find(kind, &annotations)?;
+    let mut descriptors = Descriptors::default();
+    let (root, mut shares) = root_filesystem(rootfs, &root_path, &namespaces, &mut descriptors)?;
+    for one in shared {
+        shares.push(open(one.name, one.mount, &namespaces)?);
+    }
+    let (streams, console) = match stdio {
+        Stdio::Terminal { console } => {
+            let pair = terminal::open(spec.process().as_ref())?;
+            (Streams::Terminal(pair.slave), Some((console, pair.master)))
+        }
+        other => (Streams::Given(other), None),
+    };
+    let setup = GuestSetup {
+        id: id.to_owned(),
+        seccomp: seccomp(spec)?,
+        spec: guest,
+        root: root.form,
+        share: (!shares.is_empty()).then(|| SHARE_TAG.to_owned()),
+        links: link.as_ref().map(guest_link).into_iter().collect(),
+    };
+    let plan = Plan {
+        id: id.to_owned(),
+        kvm: descriptors.add(kvm_descriptor()?),
+        entropy: descriptors.open("open", Path::new("/dev/urandom"))?.fd,
+        kernel: descriptors.open("open the guest kernel", &artifacts.kernel)?,
+        initrd: descriptors.open("open the guest initramfs", &artifacts.initrd)?,
+        cmdline: artifacts.cmdline,
+        vcpus: size.vcpus,
+        memory_mib: size.memory_mib,
+        image: root.image,
+        tap: link.map(|link| Tap { mac: link.mac, fd: descriptors.add(link.tap) }),
+        share: setup.share.clone(),
+        proc_self_fd: FIRST_FD,
+        vsock: descriptors.add(socket::listen(state_dir, socket::VSOCK)?),
+        control: descriptors.add(socket::listen(state_dir, socket::CONTROL)?),
+        terminal: console.is_some(),
+        boot_timeout_ms: BOOT_TIMEOUT_MS,
+        setup,
+    };
+    let program = program()?;
+    let (channel, theirs) = Channel::pair()?;
+    let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
+    let cgroup = Cgroup::create(path, id, Some(&host_resources))?;
+    let mut state = serde_json::json!({
+        "ociVersion": spec.version(), "id": id, "status": "creating", "pid": 0, "bundle": bundle.path,
+    });
+    if !annotations.is_empty() {
+        state["annotations"] = serde_json::json!(annotations);
+    }
+    // The same mounts, by descriptors of their own, for the time when the user namespace has its mappings.
+    let unmapped = unmapped(&shares, &namespaces)?;
+    let cell = Cell {
+        program,
+        plan,
+        descriptors: descriptors.0,
+        streams,
+        namespaces: &namespaces,
+        entrance: None,
+        shares: shares.into_iter().map(|opened| Share { name: opened.name, tree: opened.tree }).collect(),
+        hooks: spec.hooks().as_ref(),
+        state: state.clone(),
+    };
+    let spawned = spawn(cell, &cgroup, &channel, theirs);
+    let created = match spawned {
+        Ok((pid, process)) => Created { pid, process, cgroup, channel },
+        Err(error) => {
+            // The first error is the one that tells.
+            let _ = cgroup.remove();
+            return Err(error);
+        }
+    };
+    let done = bring_up(&created, spec, &unmapped, state, timeline).and_then(|()| match console {
+        Some((socket, master)) => terminal::send(socket.as_fd(), master.as_fd()),
+        None => Ok(()),
+    });
+    match done {
+        Ok(()) => Ok(created),
+        Err(error) => {
+            end(&created);
+            Err(error)
+        }
+    }
+}
+
+/// Tag of the file sharing device.
+const SHARE_TAG: &str = "rkvm";
+
+fn kvm(error: crate::Error) -> Error {
+    let text = super::chain(&error);
+    Error::unsupported("--isolation=vm", text)
+}
+
+fn kvm_descriptor() -> Result<File> {
+    File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+        .map_err(|source| Error::failed("open", "/dev/kvm", source))
+}
+
+/// The program of the machine's process, which lies beside this one.
+fn program() -> Result<OwnedFd> {
+    let beside = std::env::current_exe().ok().and_then(|path| Some(path.parent()?.join("rkvm-vmm")));
+    let path = beside.unwrap_or_else(|| PathBuf::from("/usr/bin/rkvm-vmm"));
+    File::open(&path).map(OwnedFd::from).map_err(|source| {
+        Error::failed("open", path.display(), source)
+            .hint("rkvm-vmm must lie beside the program that starts it")
+    })
+}
+
+/// The root filesystem as the guest is told of it.
+struct GuestRoot {
+    form: Root,
+    image: Option<NamedFile>,
+}
+
+fn root_filesystem(
+    rootfs: Rootfs,
+    root_path: &Path,
+    namespaces: &Namespaces,
+    descriptors: &mut Descriptors,
+) -> Result<(GuestRoot, Vec<Opened>)> {
+    let bind = |source: &Path, options: &[&str]| -> Result<MountPlan> {
+        let mut mount = Mount::default();
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
+        mount
+            .set_destination("/".into())
+            .set_typ(Some("bind".to_owned()))
+            .set_source(Some(source.to_owned()))
+            .set_options(Some(options));
+        MountPlan::new(0, &mount, Path::new("/"))
+    };
+    match rootfs {
+        Rootfs::Bundle => {
+            let opened = open(ROOT.to_owned(), bind(root_path, &["rbind"])?, namespaces).map_err(
+                |error| match error {
+                    Error::Failed { source, .. } => {
+                        Error::failed("open root.path", root_path.display(), source)
+                            .hint("the bundle's root filesystem must be a folder that exists")
+                    }
+                    other => other,
+                },
+            )?;
+            Ok((GuestRoot { form: Root::Shared(ROOT.to_owned()), image: None }, vec![opened]))
+        }
+        Rootfs::Image { image, write_layer } => {
+            let options: &[&str] =
+                if namespaces.has(libc::CLONE_NEWUSER) { &["bind", "idmap"] } else { &["bind"] };
+            let opened = open(WRITE.to_owned(), bind(&write_layer, options)?, namespaces)?;
+            let image = descriptors.open("open the image", &image)?;
+            let form =
+                Root::Layers { image: IMAGE_DEVICE.to_owned(), write: WriteLayer::Shared(WRITE.to_owned()) };
+            Ok((GuestRoot { form, image: Some(image) }, vec![opened]))
+        }
+    }
+}
+
+fn open(name: String, plan: MountPlan, namespaces: &Namespaces) -> Result<Opened> {
+    let userns = namespaces.joined(libc::CLONE_NEWUSER).map(|joined| joined.fd.as_fd());
+    let tree = bind::open(&plan, userns)?
+        .ok_or_else(|| Error::invalid_spec(format!("mounts[{}]", plan.index), "it is no bind mount"))?;
+    Ok(Opened { name, plan, tree })
+}
+
+/// Mounts whose ids are mapped once the new user namespace has its mappings.
+fn unmapped(shares: &[Opened], namespaces: &Namespaces) -> Result<Vec<(MountPlan, OwnedFd)>> {
+    if namespaces.new & libc::CLONE_NEWUSER == 0 {
+        return Ok(vec![]);
+    }
+    let wanted = shares.iter().filter(|opened| opened.plan.wants_container_ids());
+    wanted
+        .map(|opened| {
+            let copy = opened.tree.try_clone();
+            let copy = copy.map_err(|source| Error::failed("keep open", &opened.name, source))?;
+            Ok((opened.plan.clone(), copy))
+        })
+        .collect()
+}
+
+fn seccomp(spec: &Spec) -> Result<Option<SeccompProgram>> {
+    let Some(profile) = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) else {
+        return Ok(None);
+    };
+    let filter = Filter::compile(profile, Some(Path::new("/run/rkvm-seccomp")))?;
+    if filter.listener().is_some() {
+        return Err(Error::unsupported(
+            "linux.seccomp with SCMP_ACT_NOTIFY",
+            "the agent that would answer is on the host, and the calls are those of another kernel",
+        ));
+    }
+    Ok(Some(SeccompProgram {
+        instructions: filter.program().iter().map(|one| (one.code, one.jt, one.jf, one.k)).collect(),
+    }))
+}
+
+fn guest_link(link: &Link) -> GuestLink {
+    let default = Address { address: std::net::Ipv4Addr::UNSPECIFIED.into(), prefix: 0 };
+    GuestLink {
+        name: link.name.clone(),
+        mtu: Some(link.mtu.into()),
+        addresses: vec![Address { address: link.address.into(), prefix: link.prefix }],
+        routes: link
+            .gateway
+            .map(|gateway| Route { to: default, via: Some(gateway.into()) })
+            .into_iter()
+            .collect(),
+    }
+}
+
+/// Makes the process.
+fn spawn(mut cell: Cell<'_>, cgroup: &Cgroup, channel: &Channel, theirs: Channel) -> Result<(i32, OwnedFd)> {
+    let failed = |source| Error::failed("make", "the microVM's process", source);
+    let entrance = cgroup.entrance()?;
+    let _ = channel;
+    if spawn::is_single_threaded() {
+        let born = entrance.clone_into().map(|fd: BorrowedFd<'_>| fd.try_clone_to_owned()).transpose();
+        let born = born.map_err(failed)?;
+        let how = if born.is_some() { Born::Inside } else { Born::Outside };
+        cell.entrance = Some((entrance, how));
+        return match spawn::clone3(0, Parent::Caller, born.as_ref().map(AsFd::as_fd)).map_err(failed)? {
+            Side::Child => jail::enter(cell, theirs),
+            Side::Parent { pid, pidfd } => Ok((pid, pidfd)),
+        };
+    }
+    cell.entrance = Some((entrance, Born::Outside));
+    match spawn::fork().map_err(failed)? {
+        None => jail::enter(cell, theirs),
+        Some(pid) => Ok((pid, spawn::pidfd_open(pid).map_err(failed)?)),
+    }
+}
+
+fn bring_up(
+    created: &Created,
+    spec: &Spec,
+    unmapped: &[(MountPlan, OwnedFd)],
+    mut state: serde_json::Value,
+    timeline: &mut Timeline,
+) -> Result<()> {
+    state["pid"] = created.pid.into();
+    loop {
+        match created.channel.receive::<Report>()? {
+            Some(Report::MapMe) => {
+                map(spec, created.pid, unmapped)?;
+                go(created, Go::Mapped)?;
+            }
+            Some(Report::Enclosed) => {
+                if let Some(all) = spec.hooks() {
+                    #[allow(deprecated)]
+                    hooks::run("prestart", all.prestart().as_ref(), &state)?;
+                    hooks::run("createRuntime", all.create_runtime().as_ref(), &state)?;
+                }
+                go(created, Go::HooksDone)?;
+            }
+            Some(Report::Ready(stamps)) => {
+                timeline.mark_at(Phase::Sandbox, stamps.entered);
+                timeline.mark_at(Phase::Boot, stamps.init);
+                timeline.mark_at(Phase::Process, stamps.ready);
+                return Ok(());
+            }
+            Some(Report::Failed(failure)) => return Err(failure.into()),
+            Some(Report::Started) | None => return Err(gone(created)),
+        }
+    }
+}
+
+/// Maps the new user namespace of process `pid`, and the mounts that follow its mapping.
+fn map(spec: &Spec, pid: i32, unmapped: &[(MountPlan, OwnedFd)]) -> Result<()> {
+    let linux = spec.linux().as_ref();
+    let list = |list: Option<&Vec<LinuxIdMapping>>| list.cloned().unwrap_or_default();
+    let uids = list(linux.and_then(|linux| linux.uid_mappings().as_ref()));
+    let gids = list(linux.and_then(|linux| linux.gid_mappings().as_ref()));
+    idmap::write(pid, &uids, &gids)?;
+    if unmapped.is_empty() {
+        return Ok(());
+    }
+    let path = format!("/proc/{pid}/ns/user");
+    let userns = File::open(&path).map_err(|source| Error::failed("open", &path, source))?;
+    unmapped.iter().try_for_each(|(plan, tree)| bind::map_ids(plan, tree.as_fd(), userns.as_fd()))
+}
+
+/// Allows a step; a process that has died meanwhile has said why.
+fn go(created: &Created, step: Go) -> Result<()> {
+    let Err(source) = created.channel.send(&step) else { return Ok(()) };
+    match created.channel.receive() {
+        Ok(Some(Report::Failed(failure))) => Err(failure.into()),
+        Ok(_) => Err(gone(created)),
+        Err(_) => Err(Error::failed("speak to", "the microVM's process", source)),
+    }
+}
+
+/// The process is gone without a word.
+fn gone(created: &Created) -> Error {
+    let oom = created.cgroup.oom_kills().ok().flatten().unwrap_or(0) > 0;
+    let reason = match waitpid(Pid::from_raw(created.pid), None) {
+        Ok(WaitStatus::Signaled(_, signal, _)) => format!("it was killed by {signal}"),
+        Ok(WaitStatus::Exited(_, code)) => format!("it exited with code {code}"),
+        _ => "it ended".to_owned(),
+    };
+    let error = Error::failed("start", "the microVM's process", reason);
+    if oom { error.hint("its memory limit is too low; raise linux.resources.memory.limit") } else { error }
+}
+
+/// Ends a half-made machine.
+fn end(created: &Created) {
+    let _ = spawn::pidfd_signal(created.process.as_fd(), libc::SIGKILL);
+    let _ = waitpid(Pid::from_raw(created.pid), None);
+    // The error that brought us here is the one to report.
+    let _ = created.cgroup.kill_all();
+    let _ = created.cgroup.remove();
+}

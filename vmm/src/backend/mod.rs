@@ -1,0 +1,86 @@
+//! The backend: makes machines for bundles and finds them again.
+//!
+//! `create` prepares everything that needs the host's privileges, then makes one process a machine, which goes into its [jail](crate::jail)
+//! and executes `rkvm-vmm` ([`crate::process`]). Later commands reach that process through a socket in the state folder ([`control`]), and
+//! the guest's init through another ([`exec`]).
+
+pub mod channel;
+pub mod control;
+mod create;
+mod exec;
+mod features;
+pub mod plan;
+mod relay;
+pub mod socket;
+mod spec;
+mod terminal;
+mod workload;
+
+use std::path::Path;
+
+use oci_spec::runtime::Features;
+use rkvm_cgroup::Cgroup;
+use rkvm_oci::{
+    Backend, Bundle, CreateRequest, Error, Isolation, LinkForm, Needs, Record, Result, RootfsForm, Workload,
+};
+
+use crate::host::Host;
+use workload::Vm;
+
+/// The microVM backend.
+#[derive(Debug, Default)]
+pub struct VmBackend;
+
+impl VmBackend {
+    /// The backend; nothing is done on the host until it is used.
+    pub fn new() -> Self {
+        Self
+    }
+}
+
+/// An error with its causes, for where only text can go on.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+impl Backend for VmBackend {
+    fn isolation(&self) -> Isolation {
+        Isolation::Vm
+    }
+
+    fn check_host(&self) -> Result<()> {
+        Host::open().map(drop).map_err(|error| Error::unsupported("--isolation=vm", chain(&error)))
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { rootfs: RootfsForm::Layers, link: LinkForm::Tap, kernel: rkvm_oci::backend::Kernel::Own }
+    }
+
+    fn features(&self) -> Features {
+        features::features()
+    }
+
+    fn create(&self, request: CreateRequest<'_>) -> Result<Box<dyn Workload>> {
+        let (id, bundle, state_dir) = (request.id, request.bundle, request.state_dir);
+        let created = create::create(request)?;
+        Ok(Box::new(Vm::created(id, &bundle.path, state_dir, created)))
+    }
+
+    fn clean(&self, id: &str, bundle: &Bundle) -> Result<()> {
+        // The machine's process is in its cgroup, and ends by itself when its creator does.
+        let path = bundle.spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
+        let Some(cgroup) = Cgroup::locate(path, id)? else { return Ok(()) };
+        cgroup.kill_all()?;
+        cgroup.remove()
+    }
+
+    fn open(&self, record: &Record, state_dir: &Path) -> Result<Box<dyn Workload>> {
+        Ok(Box::new(Vm::open(record, state_dir)?))
+    }
+}

@@ -1,0 +1,255 @@
+//! From a config.json to what the guest is told, what the host shares with it, and how large the machine is.
+
+use std::path::PathBuf;
+
+use oci_spec::runtime::{Hooks, LinuxCpu, LinuxDeviceType, LinuxNamespaceType, LinuxResources, Mount, Spec};
+use rkvm_linux::mounts::options::{Plan as MountPlan, Source};
+use rkvm_oci::stats::Stats;
+use rkvm_oci::{Error, Result};
+
+/// Folder of the guest at which the share is mounted.
+const SHARE: &str = "/run/host";
+/// Guest memory without a limit in the configuration, MiB.
+const DEFAULT_MEMORY_MIB: u32 = 256;
+/// What a guest's kernel and init take beside the memory of the workload, MiB.
+const GUEST_OVERHEAD_MIB: u64 = 48;
+/// What the machine's process takes beside the guest's memory, bytes: its own few MiB, and page tables and caches of what it shares.
+const HOST_HEADROOM: i64 = 96 << 20;
+
+/// How large a machine is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Virtual processors.
+    pub vcpus: u8,
+    /// Guest memory, MiB.
+    pub memory_mib: u32,
+}
+
+/// A bind mount whose source is shared with the guest.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// Its name in the share.
+    pub name: String,
+    /// The mount of config.json.
+    pub mount: MountPlan,
+}
+
+/// A configuration, taken apart.
+#[derive(Debug)]
+pub struct Converted {
+    /// The container inside.
+    pub guest: Spec,
+    /// What the host shares for its bind mounts.
+    pub shared: Vec<Shared>,
+    /// Limits of the machine's process on the host.
+    pub host_resources: LinuxResources,
+    /// How large the machine is.
+    pub size: Size,
+}
+
+/// Takes a configuration apart.
+///
+/// # Errors
+/// [`Error::Unsupported`] names the first field that a machine of its own cannot honour.
+pub fn convert(spec: &Spec, bundle: &std::path::Path, has_link: bool) -> Result<Converted> {
+    check(spec, has_link)?;
+    let mut guest = spec.clone();
+    guest.set_hooks(inside_hooks(spec.hooks().as_ref()));
+    let mut shared = vec![];
+    let mut mounts = spec.mounts().clone().unwrap_or_default();
+    for (index, mount) in mounts.iter_mut().enumerate() {
+        if let Some(share) = share(index, mount, bundle)? {
+            shared.push(share);
+        }
+    }
+    guest.set_mounts(Some(mounts));
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
+    let size = size(&resources)?;
+    if let Some(linux) = guest.linux_mut() {
+        linux.set_cgroups_path(None).set_uid_mappings(None).set_gid_mappings(None).set_seccomp(None);
+        linux.set_resources(Some(guest_resources(&resources)));
+        let outside = [LinuxNamespaceType::User, LinuxNamespaceType::Network];
+        let mut namespaces = linux.namespaces().clone().unwrap_or_default();
+        namespaces.retain(|namespace| !outside.contains(&namespace.typ()));
+        namespaces.iter_mut().for_each(|namespace| {
+            namespace.set_path(None);
+        });
+        linux.set_namespaces(Some(namespaces));
+    }
+    let host_resources = host_resources(&resources, size);
+    Ok(Converted { guest, shared, host_resources, size })
+}
+
+/// The hooks whose programs are the container's own.
+fn inside_hooks(hooks: Option<&Hooks>) -> Option<Hooks> {
+    let start = hooks?.start_container().clone()?;
+    let mut inside = Hooks::default();
+    inside.set_start_container(Some(start));
+    Some(inside)
+}
+
+/// Rewrites a bind mount to what the guest finds in the share.
+fn share(index: usize, mount: &mut Mount, bundle: &std::path::Path) -> Result<Option<Shared>> {
+    let plan = MountPlan::new(index, mount, bundle)?;
+    let Source::Bind(source, _) = &plan.source else { return Ok(None) };
+    refuse_sockets(index, source)?;
+    let name = index.to_string();
+    // Ids are the business of the host's side, which knows the file system.
+    let options =
+        mount.options().iter().flatten().filter(|option| !matches!(option.as_str(), "idmap" | "ridmap"));
+    let options = options.cloned().collect();
+    mount.set_source(Some(PathBuf::from(SHARE).join(&name)));
+    mount.set_options(Some(options)).set_uid_mappings(None).set_gid_mappings(None);
+    Ok(Some(Shared { name, mount: plan }))
+}
+
+/// A socket's file would be there, and nobody behind it.
+fn refuse_sockets(index: usize, source: &std::path::Path) -> Result<()> {
+    use std::os::unix::fs::FileTypeExt;
+    // One that does not exist is refused with its own error later.
+    if std::fs::metadata(source).is_ok_and(|there| there.file_type().is_socket()) {
+        return Err(Error::unsupported(
+            format!("mounts[{index}].source {}", source.display()),
+            "a Unix socket of the host cannot be reached from within a microVM; use the network, or --isolation=container",
+        ));
+    }
+    Ok(())
+}
+
+/// What makes no sense in a machine with a kernel of its own.
+fn check(spec: &Spec, has_link: bool) -> Result<()> {
+    let Some(linux) = spec.linux() else {
+        return Err(Error::invalid_spec("linux", "missing, and a microVM runs Linux"));
+    };
+    let process = spec.process().as_ref();
+    if process.is_none() {
+        return Err(Error::invalid_spec("process", "missing, and a container needs one to start"));
+    }
+    let kernel = "the guest has a kernel of its own; use --isolation=container";
+    let namespaces = linux.namespaces().as_deref().unwrap_or_default();
+    use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network, Pid, Time, Uts};
+    for kind in [Pid, Ipc, Uts, Mount, Network] {
+        let given = kind == Network && has_link;
+        if !given && !namespaces.iter().any(|namespace| namespace.typ() == kind) {
+            return Err(Error::unsupported(
+                format!("linux.namespaces without {kind}"),
+                format!("it means the host's, which a microVM cannot share: {kernel}"),
+            ));
+        }
+    }
+    for (index, namespace) in namespaces.iter().enumerate() {
+        let joined = namespace.path().as_ref().is_some_and(|path| !path.as_os_str().is_empty());
+        if joined && matches!(namespace.typ(), Pid | Ipc | Uts | Mount | Cgroup | Time) {
+            return Err(Error::unsupported(
+                format!("linux.namespaces[{index}].path ({})", namespace.typ()),
+                format!("a microVM cannot join a namespace of the host: {kernel}"),
+            ));
+        }
+    }
+    for (index, device) in linux.devices().iter().flatten().enumerate() {
+        if !is_virtual(device.typ(), device.major(), device.minor()) {
+            return Err(Error::unsupported(
+                format!("linux.devices[{index}] ({})", device.path().display()),
+                "a microVM has no way to a device of the host; use --isolation=container",
+            ));
+        }
+    }
+    let resources = linux.resources().as_ref();
+    let some = |list: Option<usize>| list.is_some_and(|length| length > 0);
+    for (field, set) in [
+        ("linux.intelRdt", linux.intel_rdt().is_some()),
+        ("linux.netDevices", some(linux.net_devices().as_ref().map(|devices| devices.len()))),
+        ("linux.memoryPolicy", linux.memory_policy().is_some()),
+        ("linux.resources.network", resources.is_some_and(|all| all.network().is_some())),
+        ("linux.resources.rdma", some(resources.and_then(|all| all.rdma().as_ref().map(|list| list.len())))),
+        (
+            "linux.resources.hugepageLimits",
+            some(resources.and_then(|all| all.hugepage_limits().as_ref().map(Vec::len))),
+        ),
+        ("process.ioPriority", process.is_some_and(|process| process.io_priority().is_some())),
+    ] {
+        if set {
+            return Err(Error::unsupported(field, format!("in a microVM it would have no effect: {kernel}")));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a device is made by a kernel out of nothing (Documentation/admin-guide/devices.txt), so that the guest has it too.
+fn is_virtual(kind: LinuxDeviceType, major: i64, minor: i64) -> bool {
+    match kind {
+        LinuxDeviceType::P => true,
+        LinuxDeviceType::C | LinuxDeviceType::U => {
+            matches!((major, minor), (1, 1..=11) | (5, 0..=2) | (10, 200 | 229) | (136..=143, _))
+        }
+        _ => false,
+    }
+}
+
+fn size(resources: &LinuxResources) -> Result<Size> {
+    let cpu = resources.cpu().as_ref();
+    let quota = cpu.and_then(LinuxCpu::quota).filter(|quota| *quota > 0);
+    let period = cpu.and_then(LinuxCpu::period).filter(|period| *period > 0).unwrap_or(100_000);
+    let wanted = match quota {
+        Some(quota) => (quota as u64).div_ceil(period),
+        None => 1,
+    };
+    // More than the host has would only take turns.
+    let host = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
+    let vcpus = wanted.clamp(1, host.min(crate::config::MAX_VCPUS.into())) as u8;
+    let limit = resources.memory().as_ref().and_then(|memory| memory.limit()).filter(|limit| *limit > 0);
+    let memory_mib = match limit {
+        None => DEFAULT_MEMORY_MIB,
+        Some(bytes) => {
+            let mib = (bytes as u64).div_ceil(1 << 20) + GUEST_OVERHEAD_MIB;
+            // Memory is taken only as the guest touches it, but its kernel keeps a table of all of it.
+            let most = (host_memory_mib() + GUEST_OVERHEAD_MIB).min(crate::config::MAX_MEMORY_MIB.into());
+            mib.min(most) as u32
+        }
+    };
+    Ok(Size { vcpus, memory_mib })
+}
+
+/// Memory of this host, MiB.
+fn host_memory_mib() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap_or_default();
+    line.trim().trim_end_matches(" kB").parse::<u64>().map_or(4096, |kib| kib >> 10)
+}
+
+/// What the guest's own cgroup is to enforce: what the host cannot see into.
+fn guest_resources(resources: &LinuxResources) -> LinuxResources {
+    let mut inside = resources.clone();
+    inside.set_cpu(None).set_block_io(None);
+    inside
+}
+
+/// Limits of the machine's process: what is paid for by the host.
+fn host_resources(resources: &LinuxResources, size: Size) -> LinuxResources {
+    let mut outside = LinuxResources::default();
+    outside.set_cpu(resources.cpu().clone()).set_block_io(resources.block_io().clone());
+    if resources.memory().as_ref().and_then(|memory| memory.limit()).is_some_and(|limit| limit > 0) {
+        let mut memory = oci_spec::runtime::LinuxMemory::default();
+        memory.set_limit(Some((i64::from(size.memory_mib) << 20) + HOST_HEADROOM));
+        outside.set_memory(Some(memory));
+    }
+    outside
+}
+
+/// New limits, taken apart: for the machine's process and for the container inside.
+///
+/// # Errors
+/// The size of a machine that runs does not change.
+pub fn split_update(resources: &LinuxResources) -> Result<(LinuxResources, LinuxResources)> {
+    let inside = guest_resources(resources);
+    let mut outside = LinuxResources::default();
+    outside.set_cpu(resources.cpu().clone()).set_block_io(resources.block_io().clone());
+    Ok((outside, inside))
+}
+
+/// Puts what only the guest can see into the host's view of the machine.
+pub fn join_stats(outside: &mut Stats, inside: Stats) {
+    outside.pids_current = inside.pids_current;
+    outside.pids_limit = inside.pids_limit;
+    outside.oom_kills = inside.oom_kills;
+}

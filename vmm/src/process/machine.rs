@@ -1,0 +1,78 @@
+//! From the plan to a running machine.
+
+use std::fs::File;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rkvm_guest_protocol::{GuestSetup, INIT_PORT};
+use rkvm_oci::{Error, Result};
+
+use super::descriptor;
+use crate::backend::plan::{NamedFile, Plan};
+use crate::virtio::block::Block;
+use crate::virtio::fs::{Fs, Share};
+use crate::virtio::net::Net;
+use crate::virtio::rng::Rng;
+use crate::virtio::vsock::Vsock;
+use crate::{Access, Host, Image, Microvm, VmConfig};
+
+/// What is left of the plan for the conversation with the guest.
+pub(super) struct Parts {
+    /// The stream of the guest's init.
+    pub guest: UnixStream,
+    /// Listens for commands.
+    pub control: UnixListener,
+    /// Whether the streams 0, 1 and 2 are one terminal.
+    pub terminal: bool,
+    /// How long the guest may take to become ready.
+    pub boot_limit: Duration,
+    /// What the guest is told.
+    pub setup: GuestSetup,
+}
+
+fn vmm(error: crate::Error) -> Error {
+    Error::failed("start", "the microVM", crate::backend::chain(&error))
+}
+
+fn image(file: &NamedFile) -> Result<Image> {
+    Ok(Image { name: file.path.clone(), file: File::from(descriptor(file.fd)?) })
+}
+
+/// Builds the machine and lets it run.
+pub(super) fn start(plan: Plan) -> Result<(Microvm, Parts)> {
+    let host = Host::from_fd(descriptor(plan.kvm)?, Path::new("/dev/kvm")).map_err(vmm)?;
+    let mut config = VmConfig::new(image(&plan.kernel)?);
+    config.initrd = Some(image(&plan.initrd)?);
+    config.cmdline = plan.cmdline;
+    config.vcpus = plan.vcpus;
+    config.memory_mib = plan.memory_mib;
+    config.attach(Rng::over(File::from(descriptor(plan.entropy)?)));
+    if let Some(image) = &plan.image {
+        let file = File::from(descriptor(image.fd)?);
+        config.attach(Block::new(file, &image.path, Access::ReadOnly, "rkvm-image").map_err(vmm)?);
+    }
+    if plan.share.is_some() {
+        let proc_self_fd = Some(Arc::new(File::from(descriptor(plan.proc_self_fd)?)));
+        config.attach(Fs::open(&Share { root: "/".into(), proc_self_fd }).map_err(vmm)?);
+    }
+    let failed = |source| Error::failed("connect", "the guest's sockets", source);
+    let (guest, theirs) = UnixStream::pair().map_err(failed)?;
+    let listener = UnixListener::from(descriptor(plan.vsock)?);
+    config.attach(Vsock::new(listener).map_err(vmm)?.offer(INIT_PORT, theirs));
+    if let Some(tap) = &plan.tap {
+        config.attach(Net::new(descriptor(tap.fd)?, tap.mac).map_err(vmm)?);
+    }
+    let control = UnixListener::from(descriptor(plan.control)?);
+    let machine = crate::build(&host, config).map_err(vmm)?;
+    machine.start().map_err(vmm)?;
+    let parts = Parts {
+        guest,
+        control,
+        terminal: plan.terminal,
+        boot_limit: Duration::from_millis(plan.boot_timeout_ms),
+        setup: plan.setup,
+    };
+    Ok((machine, parts))
+}

@@ -1,0 +1,92 @@
+//! The process of one microVM: builds and runs the machine, holds the container's streams, takes commands, and ends as the container's
+//! process ends.
+
+mod commands;
+mod machine;
+mod session;
+pub(crate) mod signals;
+pub(crate) mod sys;
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+
+use rkvm_oci::failure::Failure;
+use rkvm_oci::{Error, ExitStatus, Result};
+
+use crate::backend::channel::{Channel, Report};
+use crate::backend::plan::{CHANNEL_FD, PLAN_FD, Plan};
+
+/// Exit code of a machine that failed.
+const FAILED: i32 = 125;
+
+/// Runs the machine of the plan that this process was started with. Never returns.
+pub fn main() -> ! {
+    let (plan, channel) = match inherited() {
+        Ok(both) => both,
+        Err(error) => {
+            eprintln!("rkvm-vmm is started by rkvm, one a microVM: {error}");
+            sys::exit_now(FAILED)
+        }
+    };
+    let mut creator = Creator { channel: Some(channel), told: false };
+    match run(plan, &mut creator) {
+        Ok(ExitStatus::Exited(code)) => sys::exit_now(code.into()),
+        Ok(ExitStatus::Signaled(signal)) => {
+            sys::die_by(signal.number());
+            sys::exit_now(ExitStatus::Signaled(signal).code().into())
+        }
+        Err(error) => {
+            let code = error.exit_code();
+            creator.fail(error);
+            sys::exit_now(code.into())
+        }
+    }
+}
+
+fn inherited() -> Result<(Plan, Channel)> {
+    let take = |number: i32| {
+        sys::inherited(number)
+            .map_err(|source| Error::failed("take over", format!("descriptor {number}"), source))
+    };
+    let mut text = Vec::new();
+    File::from(take(PLAN_FD)?)
+        .read_to_end(&mut text)
+        .map_err(|source| Error::failed("read", "the machine's plan", source))?;
+    let plan = serde_json::from_slice(&text)
+        .map_err(|source| Error::failed("understand", "the machine's plan", source))?;
+    Ok((plan, Channel::of(take(CHANNEL_FD)?)))
+}
+
+/// A descriptor of the plan.
+fn descriptor(number: i32) -> Result<OwnedFd> {
+    sys::inherited(number)
+        .map_err(|source| Error::failed("take over", format!("descriptor {number}"), source))
+}
+
+/// Whoever started this process: told of the outcome, and outlived only once it has recorded the machine.
+#[derive(Debug)]
+struct Creator {
+    /// Closed once the machine is recorded.
+    channel: Option<Channel>,
+    /// Whether it has been told that the machine is ready.
+    told: bool,
+}
+
+impl Creator {
+    /// The last word: to the creator while it listens, and to the container's standard error later.
+    fn fail(&self, error: Error) {
+        match self.channel.as_ref().filter(|_| !self.told) {
+            Some(channel) => {
+                let _ = channel.send(&Report::Failed(Failure::from(error)));
+            }
+            None => eprintln!("rkvm-vmm: {}", crate::backend::chain(&error)),
+        }
+    }
+}
+
+fn run(plan: Plan, creator: &mut Creator) -> Result<ExitStatus> {
+    let signals = signals::block().map_err(|source| Error::failed("catch", "signals", source))?;
+    let (machine, parts) = machine::start(plan)?;
+    session::Session::new(machine, parts, signals)?.run(creator)
+}
