@@ -12,7 +12,7 @@ DEMO_PACKAGES=(erofs-utils curl iproute2 nftables procps)
 TEST_PACKAGES=(
     "${IMAGE_PACKAGES[@]}" "${DEMO_PACKAGES[@]}"
     runc crun umoci skopeo docker-registry podman conmon containerd docker.io
-    busybox-static qemu-system-x86 strace socat netcat-openbsd iputils-ping util-linux openssl libcap2-bin attr python3 shellcheck chromium
+    busybox-static qemu-system-x86 strace socat kmod netcat-openbsd iputils-ping util-linux openssl libcap2-bin attr python3 shellcheck chromium
 )
 # Folder of everything that can be made again.
 CACHE=$PWD/.cache

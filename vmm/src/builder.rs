@@ -8,14 +8,15 @@ use kvm_ioctls::{IoEventAddress, VmFd};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use crate::arch::x86_64::acpi::{self, SerialPort, Window};
 use crate::arch::x86_64::{boot_params, cpuid, layout, mptable, pvh, registers};
 use crate::config::{Console, Image, Processors, VmConfig};
-use crate::devices::{BootMarker, MmioBus, PortBus, SERIAL_IRQ, SerialConsole};
+use crate::devices::{BootMarker, MmioBus, PortBus, SERIAL_IRQ, SERIAL_PORT, SerialConsole};
 use crate::error::{Error, Result};
 use crate::event_loop::EventLoop;
 use crate::events::Events;
 use crate::host::{self, Host};
-use crate::kernel::{self, Entry, Loaded};
+use crate::kernel::{self, Entry, Finds, Loaded};
 use crate::memory::{GuestMemory, Ram};
 use crate::vcpu::{Control, Counters, Vcpu};
 use crate::virtio::mmio::{MmioTransport, NOTIFY_OFFSET};
@@ -53,21 +54,34 @@ pub fn build(host: &Host, config: VmConfig) -> Result<Microvm> {
     let kind = host::kind_of(&vcpu_fds[0], &supported);
 
     let event_loop = EventLoop::new()?;
-    let mut cmdline = first_words(config.console, config.processors);
-    let mut lines = interrupt_lines(config.console);
-    let windows = attach_devices(&vm, memory, &event_loop, config.devices, &mut cmdline, &mut lines)?;
-    let _ = write!(cmdline, " {}", config.cmdline);
+    let (bus, windows) = attach_devices(&vm, memory, &event_loop, config.devices)?;
 
     let kernel = kernel::load(memory, &config.kernel, config.protocol, kind, config.memory_mib)?;
     let initrd = match &config.initrd {
         Some(image) => Some(load_initrd(memory, image, &kernel, config.memory_mib)?),
         None => None,
     };
+    let mut cmdline = first_words(config.console, config.processors);
+    match kernel.finds {
+        Finds::Acpi => {
+            let serial = SerialPort { port: SERIAL_PORT, irq: SERIAL_IRQ };
+            let serial = (config.console != Console::Emergency).then_some(serial);
+            acpi::write(memory, config.vcpus, &windows, serial)?;
+        }
+        Finds::MpTable => {
+            for Window { base, irq } in &windows {
+                let _ = write!(cmdline, " virtio_mmio.device=4K@{base:#x}:{irq}");
+            }
+            let mut lines = interrupt_lines(config.console);
+            lines.extend(windows.iter().map(|window| window.irq));
+            mptable::write(memory, config.vcpus, &lines)?;
+        }
+    }
+    let _ = write!(cmdline, " {}", config.cmdline);
     match kernel.entry {
         Entry::Linux(_) => boot_params::write(memory, &cmdline, initrd, kernel.header)?,
         Entry::Pvh(_) => pvh::write(memory, &cmdline, initrd)?,
     }
-    mptable::write(memory, config.vcpus, &lines)?;
     registers::write_tables(memory)?;
 
     let events = Arc::new(Events::new()?);
@@ -91,7 +105,7 @@ pub fn build(host: &Host, config: VmConfig) -> Result<Microvm> {
         vcpus.push(Vcpu {
             fd,
             ports: Arc::clone(&ports),
-            windows: windows.clone(),
+            windows: bus.clone(),
             counters: Arc::clone(&counters),
             events: Arc::clone(&events),
             control: Arc::clone(&control),
@@ -121,22 +135,19 @@ fn interrupt_lines(console: Console) -> Vec<u32> {
     }
 }
 
-/// Gives each device a window, an interrupt line and a notification descriptor a queue, and names it on the command line, which
-/// is where a kernel without firmware tables finds it.
+/// Gives each device a window, an interrupt line and a notification descriptor a queue.
 fn attach_devices(
     vm: &VmFd,
     memory: &GuestMemory,
     event_loop: &EventLoop,
     devices: Vec<Box<dyn VirtioDevice>>,
-    cmdline: &mut String,
-    lines: &mut Vec<u32>,
-) -> Result<MmioBus> {
+) -> Result<(MmioBus, Vec<Window>)> {
     let limit = (layout::LAST_IRQ - layout::VIRTIO_FIRST_IRQ + 1) as usize;
     if devices.len() > limit {
         return Err(Error::TooManyDevices { count: devices.len(), limit });
     }
     let event = || EventFd::new(EFD_NONBLOCK).map_err(Error::os("make an event descriptor"));
-    let mut windows = MmioBus::default();
+    let (mut bus, mut windows) = (MmioBus::default(), Vec::new());
     for (index, device) in devices.into_iter().enumerate() {
         let base = layout::VIRTIO_MMIO_START + index as u64 * layout::VIRTIO_MMIO_SIZE;
         let irq = layout::VIRTIO_FIRST_IRQ + index as u32;
@@ -150,11 +161,10 @@ fn attach_devices(
             notifiers.push(Arc::new(notifier));
         }
         let interrupt = Interrupt::new(line);
-        windows.push(MmioTransport::new(device, memory.clone(), interrupt, notifiers, event_loop.endpoint()));
-        let _ = write!(cmdline, " virtio_mmio.device=4K@{base:#x}:{irq}");
-        lines.push(irq);
+        bus.push(MmioTransport::new(device, memory.clone(), interrupt, notifiers, event_loop.endpoint()));
+        windows.push(Window { base, irq });
     }
-    Ok(windows)
+    Ok((bus, windows))
 }
 
 /// Loads the initramfs right behind the kernel, where guest memory is backed already: at another place it would take a huge page of

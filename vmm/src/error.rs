@@ -61,6 +61,16 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// A kernel has no driver that its machine needs.
+    #[error(
+        "the kernel of {folder} has no module {name}, and it is not built in; take another kernel, or install the package with its modules"
+    )]
+    MissingModule {
+        /// Name of the module.
+        name: String,
+        /// Folder of the kernel's modules.
+        folder: PathBuf,
+    },
     /// A disk image cannot be used.
     #[error("cannot use {path} as a disk")]
     OpenDisk {

@@ -75,10 +75,20 @@ pub(crate) enum Entry {
     Pvh(u64),
 }
 
+/// Where a kernel finds its processors and devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Finds {
+    /// In an MP table and on the command line: the quicker way, which our kernels take.
+    MpTable,
+    /// In ACPI tables: the only way of a distribution's kernel.
+    Acpi,
+}
+
 /// A kernel in guest memory.
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub entry: Entry,
+    pub finds: Finds,
     /// A bzImage's header, which it wants to see again.
     pub header: Option<setup_header>,
     /// First address behind it, with what it needs to unpack itself.
@@ -172,7 +182,7 @@ fn load_elf(memory: &GuestMemory, image: &Image, protocol: Protocol, is_linux: b
     let initrd_max = low_end(memory) - 1;
     if end > initrd_max {
         // Told by the caller, which knows how much memory there is; nothing to load.
-        return Ok(Loaded { entry: Entry::Linux(0), header: None, end, initrd_max });
+        return Ok(Loaded { entry: Entry::Linux(0), finds: Finds::MpTable, header: None, end, initrd_max });
     }
     let mut file = &image.file;
     let loaded = Elf::load(memory, None, &mut file, Some(GuestAddress(layout::HIGH_MEMORY)))
@@ -191,7 +201,7 @@ fn load_elf(memory: &GuestMemory, image: &Image, protocol: Protocol, is_linux: b
             reason: "it has no PVH entry (no note XEN_ELFNOTE_PHYS32_ENTRY)",
         })?,
     };
-    Ok(Loaded { entry, header: None, end: loaded.kernel_end.max(end), initrd_max })
+    Ok(Loaded { entry, finds: Finds::MpTable, header: None, end: loaded.kernel_end.max(end), initrd_max })
 }
 
 fn load_bzimage(memory: &GuestMemory, image: &Image, protocol: Protocol) -> Result<Loaded> {
@@ -213,6 +223,7 @@ fn load_bzimage(memory: &GuestMemory, image: &Image, protocol: Protocol) -> Resu
     let unpacked = header.pref_address.max(loaded.kernel_load.0).saturating_add(header.init_size.into());
     Ok(Loaded {
         entry: Entry::Linux(loaded.kernel_load.0 + ENTRY_64_OFFSET),
+        finds: Finds::Acpi,
         header: Some(header),
         end: loaded.kernel_end.max(unpacked),
         initrd_max: u64::from(header.initrd_addr_max).min(low_end(memory) - 1),

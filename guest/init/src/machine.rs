@@ -9,6 +9,8 @@ use rkvm_oci::{Error, Result};
 
 use crate::sys;
 
+/// Modules of the kernel, if it needs any (vmm/src/initramfs/modules.rs).
+const MODULES: &str = "/modules";
 const PROCESSORS: &str = "/sys/devices/system/cpu";
 /// What every file system of init is mounted with.
 const STRICT: u64 = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
@@ -19,6 +21,27 @@ const STRICT: u64 = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
 /// The kernel lacks the file system.
 pub fn first_mounts() -> Result<()> {
     mount("devtmpfs", "/dev", libc::MS_NOSUID | libc::MS_NOEXEC, "mode=0755")
+}
+
+/// Loads the modules that the VMM has put into the initramfs for a distribution's kernel, in the order of their names.
+///
+/// # Errors
+/// One does not fit the kernel.
+pub fn load_modules() -> Result<()> {
+    let Ok(folder) = fs::read_dir(MODULES) else { return Ok(()) };
+    let mut paths: Vec<PathBuf> = folder.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths {
+        let packed = path.extension().is_some_and(|suffix| suffix != "ko");
+        let loaded = fs::File::open(&path).and_then(|file| sys::load_module(&file, packed));
+        match loaded {
+            Err(error) if error.raw_os_error() != Some(libc::EEXIST) => {
+                return Err(Error::failed("load the module", path.display(), error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Mounts what init needs to make a container, and puts a mount under everything that can be pivoted away from: the initramfs itself

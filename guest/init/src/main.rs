@@ -23,7 +23,7 @@ fn main() {
     }
     let mut marker = sys::Marker::open();
     marker.mark(marker::INIT);
-    if let Err(error) = events::run(&mut marker) {
+    if let Err(error) = machine::load_modules().and_then(|()| events::run(&mut marker)) {
         // The console is the last way to say anything.
         eprintln!(
             "rkvm-init: {error}: {}",

@@ -27,22 +27,55 @@ fn c_path(path: &Path) -> io::Result<CString> {
 }
 
 /// The boot marker port, written through /dev/port: on a host without hardware virtualization the guest kernel can write ports and
-/// programs cannot.
+/// programs cannot. A distribution's kernel, which never runs on such a host, may lack the device, and init writes the port itself.
 #[derive(Debug)]
-pub struct Marker(Option<File>);
+pub enum Marker {
+    /// /dev/port.
+    Device(File),
+    /// The processor's instruction.
+    Instruction,
+    /// Neither is possible.
+    Nothing,
+}
 
 impl Marker {
-    /// The port; nothing where there is none.
+    /// The port.
     pub fn open() -> Self {
-        Self(OpenOptions::new().write(true).open("/dev/port").ok())
+        if let Ok(port) = OpenOptions::new().write(true).open("/dev/port") {
+            return Self::Device(port);
+        }
+        // SAFETY: no pointer is passed.
+        match unsafe { libc::ioperm(MARKER_PORT as libc::c_ulong, 1, 1) } {
+            0 => Self::Instruction,
+            _ => Self::Nothing,
+        }
     }
 
     /// Writes `value` to the port.
     pub fn mark(&mut self, value: u8) {
-        if let Some(port) = &self.0 {
-            // A mark that is lost only leaves a time out; the machine's end is also made by a reset.
-            let _ = port.write_at(&[value], MARKER_PORT);
+        match self {
+            Self::Device(port) => {
+                // A mark that is lost only leaves a time out; the machine's end is also made by a reset.
+                let _ = port.write_at(&[value], MARKER_PORT);
+            }
+            // SAFETY: `open` has made the port this process's own; the instruction has no memory operand.
+            Self::Instruction => unsafe {
+                std::arch::asm!("out dx, al", in("dx") MARKER_PORT as u16, in("al") value, options(nomem, nostack, preserves_flags));
+            },
+            Self::Nothing => {}
         }
+    }
+}
+
+/// Loads a kernel module, packed or not.
+pub fn load_module(file: &File, packed: bool) -> io::Result<()> {
+    // Not in the C library's headers (include/uapi/linux/module.h).
+    const MODULE_INIT_COMPRESSED_FILE: libc::c_int = 4;
+    let flags = if packed { MODULE_INIT_COMPRESSED_FILE } else { 0 };
+    // SAFETY: the parameters are an empty string.
+    match unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), flags) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -14,8 +14,6 @@ use crate::events::End;
 /// Keyboard controller's command port, whose only use left is the reset line.
 const RESET_PORT: u16 = 0x64;
 const RESET_COMMAND: u8 = 0xfe;
-/// Status that says "ready for a command" to a guest that waits before it resets.
-const RESET_READY: u8 = 0;
 
 /// Every device that answers on an I/O port.
 #[derive(Debug)]
@@ -46,12 +44,10 @@ impl PortBus {
     /// The guest reads from `port`. Ports that nothing answers on read as ones, as on a PC.
     pub fn read(&mut self, port: u16, data: &mut [u8]) {
         data.fill(0xff);
-        if let [value] = data {
-            match port {
-                SERIAL_PORT..=0x3ff => *value = self.console.read((port - SERIAL_PORT) as u8),
-                RESET_PORT => *value = RESET_READY,
-                _ => {}
-            }
+        if let [value] = data
+            && (SERIAL_PORT..=0x3ff).contains(&port)
+        {
+            *value = self.console.read((port - SERIAL_PORT) as u8);
         }
     }
 }

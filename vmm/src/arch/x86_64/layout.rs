@@ -27,6 +27,8 @@ pub const CMDLINE: u64 = 0x2_0000;
 pub const CMDLINE_MAX: usize = 2048;
 /// End of base memory; from here to 1 MiB is what was the BIOS.
 pub const BASE_MEMORY_END: u64 = 0x9_fc00;
+/// ACPI root pointer, and the tables behind it: where Linux looks for it when nobody tells (the BIOS area).
+pub const ACPI: u64 = 0xe_0000;
 /// Start of the memory that kernels are loaded in.
 pub const HIGH_MEMORY: u64 = 0x10_0000;
 /// Start of the hole in RAM below 4 GiB for device windows, the IO-APIC and the local APIC.

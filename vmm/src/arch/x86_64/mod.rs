@@ -1,5 +1,6 @@
 //! x86-64: where things are in guest memory, and the state in which the kernel is entered.
 
+pub mod acpi;
 pub mod boot_params;
 pub mod cpuid;
 pub mod layout;

@@ -1,5 +1,7 @@
 //! Writes an initramfs: a cpio archive in the "newc" format (Documentation/driver-api/early-userspace/buffer-format.rst).
 
+pub mod modules;
+
 use std::io::{self, Write};
 
 const MAGIC: &str = "070701";

@@ -1,0 +1,115 @@
+//! The machine on hardware virtualization, which the host of the tests may lack: QEMU emulates a processor with SVM, Debian's kernel offers
+//! KVM in it, and our VMM boots guests there. Slow as an emulator is, so each boot is a short one.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rkvm_vmm::initramfs::{Archive, modules};
+use rkvm_vmm::virtio::{block::Block, rng::Rng, vsock::Vsock};
+use rkvm_vmm::{Access, Console, Host, Image, VmConfig, build};
+
+/// Debian's kernel and its modules, as dev/kernel.sh leaves them.
+fn debian(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/kernel").join(name);
+    assert!(path.exists(), "{} is missing: run dev/kernel.sh", path.display());
+    path
+}
+
+/// The folder of this build's binaries.
+fn binaries() -> PathBuf {
+    std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().to_owned()
+}
+
+/// Boots an emulated machine with KVM in it that runs `script` (busybox sh) with `files` at hand; its console.
+fn in_emulated_host(script: &str, files: &[(&str, Vec<u8>)]) -> String {
+    let work = tempfile::tempdir().unwrap();
+    let mut archive = Archive::new(Vec::new());
+    for folder in ["bin", "proc", "sys", "dev", "tmp"] {
+        archive.folder(folder, 0o755).unwrap();
+    }
+    archive.file("bin/busybox", 0o755, &fs::read("/bin/busybox").unwrap()).unwrap();
+    // This test itself boots the inner guest, see `inside`.
+    archive.file("boot", 0o755, &fs::read(std::env::current_exe().unwrap()).unwrap()).unwrap();
+    let init = format!(
+        "#!/bin/busybox sh\nexport PATH=/bin\n/bin/busybox --install -s /bin\nmount -t proc proc /proc\nmount -t devtmpfs dev /dev\n\
+         for module in /modules/*; do insmod $module; done\n{script}\necho THE END\npoweroff -f\n"
+    );
+    archive.file("init", 0o755, init.as_bytes()).unwrap();
+    for (name, content) in files {
+        archive.file(name, 0o644, content).unwrap();
+    }
+    let mut initramfs = archive.finish().unwrap();
+    initramfs.extend(modules::archive(&debian("modules"), &["kvm_amd"]).unwrap());
+    let path = work.path().join("initramfs");
+    fs::write(&path, initramfs).unwrap();
+    let out = Command::new("timeout")
+        .args([
+            "300",
+            "qemu-system-x86_64",
+            "-accel",
+            "tcg",
+            "-cpu",
+            "EPYC,+svm",
+            "-m",
+            "1024",
+            "-display",
+            "none",
+        ])
+        .args(["-nodefaults", "-serial", "stdio", "-no-reboot", "-kernel"])
+        .arg(debian("vmlinuz"))
+        .arg("-initrd")
+        .arg(&path)
+        .args(["-append", "console=ttyS0 quiet panic=-1"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let console = String::from_utf8_lossy(&out.stdout).into_owned();
+    if let Some(path) = std::env::var_os("RKVM_TEST_CONSOLE") {
+        fs::write(path, &console).unwrap();
+    }
+    assert!(console.contains("THE END"), "{console}{}", String::from_utf8_lossy(&out.stderr));
+    console
+}
+
+/// Runs in the emulated host: boots what the test has put there.
+#[test]
+#[ignore = "a part of the other test, which runs it in another machine"]
+fn inside() {
+    let mut config = VmConfig::new(Image::open("/vmlinuz".as_ref()).unwrap());
+    config.initrd = Some(Image::open("/initramfs.inner".as_ref()).unwrap());
+    (config.vcpus, config.memory_mib) = (2, 512);
+    config.console = Console::Full;
+    config.console_output = Some(Box::new(std::io::stdout()));
+    config.cmdline = "loglevel=7".to_owned();
+    config.attach(Rng::new().unwrap());
+    config.attach(Block::open("/tmp/disk".as_ref(), Access::ReadWrite, "disk").unwrap());
+    config.attach(Vsock::bind("/tmp/vsock".as_ref()).unwrap());
+    let machine = build(&Host::open().unwrap(), config).unwrap();
+    println!("kind: {}", machine.kind());
+    machine.start().unwrap();
+    println!("end: {}", machine.wait(Some(Duration::from_secs(200))));
+    println!("markers: {:?}", machine.markers().iter().map(|marker| marker.value).collect::<Vec<_>>());
+    println!("exits: {:?}", machine.exit_counts());
+}
+
+#[test]
+fn a_distribution_kernel_with_modules_boots_and_finds_its_devices() {
+    let base = binaries().join("guest/initramfs.cpio");
+    assert!(base.exists(), "{} is missing: run ./x guest", base.display());
+    let initramfs = modules::append(&fs::read(base).unwrap(), &debian("modules")).unwrap();
+    let console = in_emulated_host(
+        "head -c 1048576 /dev/zero > /tmp/disk\n\
+         /boot --ignored --exact inside --nocapture --test-threads=1 2>&1",
+        &[("vmlinuz", fs::read(debian("vmlinuz")).unwrap()), ("initramfs.inner", initramfs)],
+    );
+    assert!(console.contains("kind: hardware (AMD SVM)"), "{console}");
+    // Both processors; the disk by its driver; the marker of init; nobody on the host's side of its socket, and a clean end.
+    assert!(console.contains("smp: Brought up 1 node, 2 CPUs"), "{console}");
+    assert!(console.contains("virtio_blk virtio1: [vda] 2048 512-byte"), "{console}");
+    assert!(console.contains("markers: [1, 255]"), "{console}");
+    assert!(console.contains("rkvm-init: ") && console.contains("end: the guest powered off"), "{console}");
+}
