@@ -6,10 +6,20 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rkvm_testing::{Sandbox, wait};
+use rkvm_testing::{Isolation, Sandbox, in_both_isolations, wait};
 
-fn sandbox() -> Sandbox {
-    let sandbox = Sandbox::new();
+in_both_isolations! {
+    a_killed_client_changes_nothing_for_the_container,
+    a_killed_client_ends_the_input_of_its_container,
+    a_killed_monitor_is_reported_and_cleaned_up,
+    a_foreground_client_survives_its_monitors_death,
+    a_killed_monitor_of_a_removed_container_leaves_nothing,
+    clients_and_monitors_killed_at_any_moment_of_a_start,
+    after_a_reboot_containers_count_as_exited_and_start_again,
+}
+
+fn sandbox(isolation: Isolation) -> Sandbox {
+    let sandbox = Sandbox::of(isolation);
     sandbox.load_busybox();
     sandbox
 }
@@ -30,9 +40,8 @@ fn kill_monitor(sandbox: &Sandbox, name: &str) {
     });
 }
 
-#[test]
-fn a_killed_client_changes_nothing_for_the_container() {
-    let sandbox = sandbox();
+fn a_killed_client_changes_nothing_for_the_container(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let client = sandbox
         .rkvm([
             "run",
@@ -54,9 +63,8 @@ fn a_killed_client_changes_nothing_for_the_container() {
     sandbox.rkvm(["rm", "alone"]).ok();
 }
 
-#[test]
-fn a_killed_client_ends_the_input_of_its_container() {
-    let sandbox = sandbox();
+fn a_killed_client_ends_the_input_of_its_container(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let client = sandbox
         .rkvm([
             "run",
@@ -76,9 +84,8 @@ fn a_killed_client_ends_the_input_of_its_container() {
     sandbox.rkvm(["rm", "fed"]).ok();
 }
 
-#[test]
-fn a_killed_monitor_is_reported_and_cleaned_up() {
-    let sandbox = sandbox();
+fn a_killed_monitor_is_reported_and_cleaned_up(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let port = rkvm_testing::free_port();
     let publish = format!("127.0.0.1:{port}:80");
     sandbox.rkvm(["run", "-d", "--name", "orphan", "-p", &publish, "busybox", "sleep", "1000"]).ok();
@@ -96,9 +103,8 @@ fn a_killed_monitor_is_reported_and_cleaned_up() {
     sandbox.assert_no_leaks();
 }
 
-#[test]
-fn a_foreground_client_survives_its_monitors_death() {
-    let sandbox = sandbox();
+fn a_foreground_client_survives_its_monitors_death(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let client = sandbox
         .rkvm(["run", "--name", "fore", "--network", "none", "busybox", "sh", "-c", "echo up; sleep 1000"])
         .spawn();
@@ -109,9 +115,8 @@ fn a_foreground_client_survives_its_monitors_death() {
     sandbox.rkvm(["rm", "fore"]).ok();
 }
 
-#[test]
-fn a_killed_monitor_of_a_removed_container_leaves_nothing() {
-    let sandbox = sandbox();
+fn a_killed_monitor_of_a_removed_container_leaves_nothing(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     sandbox
         .rkvm([
             "run",
@@ -134,9 +139,8 @@ fn a_killed_monitor_of_a_removed_container_leaves_nothing() {
     sandbox.assert_no_leaks();
 }
 
-#[test]
-fn clients_and_monitors_killed_at_any_moment_of_a_start() {
-    let sandbox = sandbox();
+fn clients_and_monitors_killed_at_any_moment_of_a_start(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     for delay_ms in [0, 5, 10, 20, 35, 50, 80, 120, 200] {
         for victim in ["rkvm", "rkvm-monitor"] {
             let name = format!("c{delay_ms}{}", victim.len());
@@ -172,9 +176,8 @@ fn kill_monitors_of(sandbox: &Sandbox) {
     }
 }
 
-#[test]
-fn after_a_reboot_containers_count_as_exited_and_start_again() {
-    let sandbox = sandbox();
+fn after_a_reboot_containers_count_as_exited_and_start_again(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     sandbox.rkvm(["run", "-d", "--name", "old", "--network", "none", "busybox", "sleep", "1000"]).ok();
     let state = recorded(&sandbox, "old");
     // What a reboot does: every process gone, and an empty run folder.

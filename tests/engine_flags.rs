@@ -2,10 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use rkvm_testing::Sandbox;
+use rkvm_testing::{Isolation, Sandbox, in_both_isolations};
 
-fn sandbox() -> Sandbox {
-    let sandbox = Sandbox::new();
+in_both_isolations! {
+    process_flags_are_seen_inside,
+    capabilities_are_dockers_and_change_with_flags,
+    a_taken_port_names_its_holder,
+    a_cidfile_and_labels_are_written,
+}
+
+fn sandbox(isolation: Isolation) -> Sandbox {
+    let sandbox = Sandbox::of(isolation);
     sandbox.load_busybox();
     sandbox
 }
@@ -15,9 +22,8 @@ fn text(sandbox: &Sandbox, flags: &[&str], script: &str) -> String {
     run.args(["busybox", "sh", "-c", script]).ok().text()
 }
 
-#[test]
-fn process_flags_are_seen_inside() {
-    let sandbox = sandbox();
+fn process_flags_are_seen_inside(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let env_file = sandbox.path().join("env");
     std::fs::write(&env_file, "# c\nFROM_FILE=1\n").unwrap();
     let flags = [
@@ -46,9 +52,8 @@ fn process_flags_are_seen_inside() {
     assert_eq!(run.ok().text(), "-d --rm", "what follows the image is the command's");
 }
 
-#[test]
-fn capabilities_are_dockers_and_change_with_flags() {
-    let sandbox = sandbox();
+fn capabilities_are_dockers_and_change_with_flags(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let sets = "grep -E 'CapEff|CapBnd' /proc/self/status | awk '{print $2}'";
     assert_eq!(text(&sandbox, &[], sets), "00000000a80425fb\n00000000a80425fb");
     assert_eq!(text(&sandbox, &["--cap-drop", "ALL"], sets), "0000000000000000\n0000000000000000");
@@ -71,7 +76,7 @@ fn capabilities_are_dockers_and_change_with_flags() {
 
 #[test]
 fn namespaces_are_the_containers_own() {
-    let sandbox = sandbox();
+    let sandbox = sandbox(Isolation::Container);
     let script = "for n in cgroup ipc mnt net pid user uts; do readlink /proc/self/ns/$n; done";
     let inside = text(&sandbox, &[], script);
     for (line, name) in inside.lines().zip(["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"]) {
@@ -85,7 +90,7 @@ fn namespaces_are_the_containers_own() {
 
 #[test]
 fn a_namespace_of_another_container_is_joined() {
-    let sandbox = sandbox();
+    let sandbox = sandbox(Isolation::Container);
     sandbox.rkvm(["run", "-d", "--name", "first", "busybox", "httpd", "-f", "-h", "/www"]).ok();
     let join = ["run", "--rm", "--network", "container:first", "--pid", "container:first", "busybox"];
     let output =
@@ -97,7 +102,7 @@ fn a_namespace_of_another_container_is_joined() {
 
 #[test]
 fn bad_values_are_named_and_nothing_is_left() {
-    let sandbox = sandbox();
+    let sandbox = sandbox(Isolation::Container);
     let cidfile = sandbox.path().join("cid");
     std::fs::write(&cidfile, "").unwrap();
     for flags in [
@@ -132,7 +137,6 @@ fn bad_values_are_named_and_nothing_is_left() {
         &["--pull", "perhaps"],
         &["--cidfile", cidfile.to_str().unwrap()],
         &["--isolation", "maximal"],
-        &["--isolation", "vm"],
         &["--hostname", "-bad-"],
         &["--name", "a/b"],
         &["--log-driver", "syslog"],
@@ -149,9 +153,8 @@ fn bad_values_are_named_and_nothing_is_left() {
     sandbox.assert_no_leaks();
 }
 
-#[test]
-fn a_taken_port_names_its_holder() {
-    let sandbox = sandbox();
+fn a_taken_port_names_its_holder(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let port = rkvm_testing::free_port();
     let publish = format!("{port}:80");
     sandbox.rkvm(["run", "-d", "--name", "holder", "-p", &publish, "busybox", "sleep", "1000"]).ok();
@@ -161,9 +164,8 @@ fn a_taken_port_names_its_holder() {
     sandbox.rkvm(["rm", "-f", "holder"]).ok();
 }
 
-#[test]
-fn a_cidfile_and_labels_are_written() {
-    let sandbox = sandbox();
+fn a_cidfile_and_labels_are_written(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let cidfile = sandbox.path().join("cid");
     let run = [
         "run",
@@ -185,7 +187,7 @@ fn a_cidfile_and_labels_are_written() {
 
 #[test]
 fn a_device_is_given_under_another_name() {
-    let sandbox = sandbox();
+    let sandbox = sandbox(Isolation::Container);
     let script = "echo x > /dev/other && test -c /dev/other && echo written; head -c 1 /dev/other | wc -c";
     assert_eq!(text(&sandbox, &["--device", "/dev/null:/dev/other:rw"], script), "written\n0");
 }

@@ -2,10 +2,27 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use rkvm_testing::{Sandbox, wait};
+use rkvm_testing::{Isolation, Sandbox, in_both_isolations, wait};
 
-fn sandbox() -> Sandbox {
-    let sandbox = Sandbox::new();
+in_both_isolations! {
+    exit_codes_are_the_programs_or_dockers,
+    a_missing_program_leaves_a_created_container_and_rm_none,
+    created_started_stopped_restarted_removed,
+    several_names_are_each_tried_and_echoed,
+    a_name_is_refused_twice_and_free_after_rm,
+    restart_policies_restart_and_stop_holds,
+    stop_sends_the_chosen_signal_then_kills,
+    signals_of_the_foreground_client_reach_the_program,
+    a_paused_container_is_stopped_all_the_same,
+    exec_has_user_env_directory_and_exit_code,
+    an_init_reaps_and_passes_signals_and_codes_on,
+    limits_change_while_it_runs,
+    memory_kill_is_recorded,
+    a_restarting_container_can_be_stopped_and_removed,
+}
+
+fn sandbox(isolation: Isolation) -> Sandbox {
+    let sandbox = Sandbox::of(isolation);
     sandbox.load_busybox();
     sandbox
 }
@@ -14,9 +31,8 @@ fn state(sandbox: &Sandbox, name: &str) -> serde_json::Value {
     sandbox.rkvm(["inspect", name]).ok().json()[0]["State"].clone()
 }
 
-#[test]
-fn exit_codes_are_the_programs_or_dockers() {
-    let sandbox = sandbox();
+fn exit_codes_are_the_programs_or_dockers(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let run = |args: &[&str]| sandbox.rkvm(["run", "--rm", "--network", "none", "busybox"]).args(args).run();
     assert_eq!(run(&["sh", "-c", "exit 7"]).code, 7);
     assert_eq!(run(&["sh", "-c", "kill -9 $$; sleep 5"]).code, 0, "pid 1 of a namespace cannot kill itself");
@@ -27,9 +43,8 @@ fn exit_codes_are_the_programs_or_dockers() {
     assert!(sandbox.rkvm(["ps", "-aq"]).ok().text().is_empty());
 }
 
-#[test]
-fn a_missing_program_leaves_a_created_container_and_rm_none() {
-    let sandbox = sandbox();
+fn a_missing_program_leaves_a_created_container_and_rm_none(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let run = ["run", "--network", "none", "--name", "lost", "busybox", "no-such-program"];
     sandbox.rkvm(run).run().expect_code(127);
     let state = state(&sandbox, "lost");
@@ -38,9 +53,8 @@ fn a_missing_program_leaves_a_created_container_and_rm_none() {
     sandbox.rkvm(["rm", "lost"]).ok();
 }
 
-#[test]
-fn created_started_stopped_restarted_removed() {
-    let sandbox = sandbox();
+fn created_started_stopped_restarted_removed(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let id = sandbox
         .rkvm([
             "create",
@@ -74,9 +88,8 @@ fn created_started_stopped_restarted_removed() {
     sandbox.rkvm(["start", "web"]).fails("no such container");
 }
 
-#[test]
-fn several_names_are_each_tried_and_echoed() {
-    let sandbox = sandbox();
+fn several_names_are_each_tried_and_echoed(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     for name in ["one", "two"] {
         sandbox.rkvm(["run", "-d", "--network", "none", "--name", name, "busybox", "sleep", "1000"]).ok();
     }
@@ -87,9 +100,8 @@ fn several_names_are_each_tried_and_echoed() {
     sandbox.rkvm(["rm", "-f", "one", "two", "missing"]).ok();
 }
 
-#[test]
-fn a_name_is_refused_twice_and_free_after_rm() {
-    let sandbox = sandbox();
+fn a_name_is_refused_twice_and_free_after_rm(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let create = || sandbox.rkvm(["create", "--name", "only", "--network", "none", "busybox", "true"]);
     create().ok();
     create().run().expect_code(125);
@@ -99,9 +111,8 @@ fn a_name_is_refused_twice_and_free_after_rm() {
     sandbox.rkvm(["rm", "only"]).ok();
 }
 
-#[test]
-fn restart_policies_restart_and_stop_holds() {
-    let sandbox = sandbox();
+fn restart_policies_restart_and_stop_holds(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let run = |name: &str, policy: &str, code: &str| {
         sandbox
             .rkvm(["run", "-d", "--network", "none", "--name", name, "--restart", policy, "busybox"])
@@ -127,9 +138,8 @@ fn restart_policies_restart_and_stop_holds() {
     sandbox.rkvm(["rm", "twice", "fine", "always"]).ok();
 }
 
-#[test]
-fn stop_sends_the_chosen_signal_then_kills() {
-    let sandbox = sandbox();
+fn stop_sends_the_chosen_signal_then_kills(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let script = "trap 'exit 9' USR1; trap '' TERM; echo ready; while :; do sleep 0.1; done";
     for (name, flags, code) in [("usr", &["--stop-signal", "USR1"][..], 9), ("stubborn", &[], 137)] {
         sandbox
@@ -144,9 +154,8 @@ fn stop_sends_the_chosen_signal_then_kills() {
     }
 }
 
-#[test]
-fn signals_of_the_foreground_client_reach_the_program() {
-    let sandbox = sandbox();
+fn signals_of_the_foreground_client_reach_the_program(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let script = "trap 'echo got it; exit 5' USR2; echo ready; while :; do sleep 0.1; done";
     let client = sandbox.rkvm(["run", "--rm", "--network", "none", "busybox", "sh", "-c", script]).spawn();
     wait::until("the trap", || client.stdout().contains("ready").then_some(()));
@@ -155,9 +164,8 @@ fn signals_of_the_foreground_client_reach_the_program() {
     assert!(output.stdout().contains("got it"));
 }
 
-#[test]
-fn a_paused_container_is_stopped_all_the_same() {
-    let sandbox = sandbox();
+fn a_paused_container_is_stopped_all_the_same(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     sandbox.rkvm(["run", "-d", "--network", "none", "--name", "ice", "busybox", "sleep", "1000"]).ok();
     sandbox.rkvm(["pause", "ice"]).ok();
     assert_eq!(state(&sandbox, "ice")["Status"], "paused");
@@ -170,9 +178,8 @@ fn a_paused_container_is_stopped_all_the_same() {
     sandbox.rkvm(["rm", "-f", "ice"]).ok();
 }
 
-#[test]
-fn exec_has_user_env_directory_and_exit_code() {
-    let sandbox = sandbox();
+fn exec_has_user_env_directory_and_exit_code(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     sandbox
         .rkvm(["run", "-d", "--network", "none", "--name", "host", "-e", "A=1", "busybox", "sleep", "1000"])
         .ok();
@@ -193,9 +200,8 @@ fn exec_has_user_env_directory_and_exit_code() {
     sandbox.rkvm(["rm", "-f", "host"]).ok();
 }
 
-#[test]
-fn an_init_reaps_and_passes_signals_and_codes_on() {
-    let sandbox = sandbox();
+fn an_init_reaps_and_passes_signals_and_codes_on(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let run = |script: &str| {
         sandbox.rkvm(["run", "--rm", "--init", "--network", "none", "busybox", "sh", "-c", script]).run()
     };
@@ -208,9 +214,8 @@ fn an_init_reaps_and_passes_signals_and_codes_on() {
     sandbox.rkvm(["run", "--rm", "--init", "--network", "none", "busybox", "nope"]).run().expect_code(127);
 }
 
-#[test]
-fn limits_change_while_it_runs() {
-    let sandbox = sandbox();
+fn limits_change_while_it_runs(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     sandbox
         .rkvm(["run", "-d", "--network", "none", "--name", "big", "-m", "64m", "busybox", "sleep", "1000"])
         .ok();
@@ -223,9 +228,8 @@ fn limits_change_while_it_runs() {
     sandbox.rkvm(["rm", "-f", "big"]).ok();
 }
 
-#[test]
-fn memory_kill_is_recorded() {
-    let sandbox = sandbox();
+fn memory_kill_is_recorded(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let hog = "x=$(head -c 100000000 /dev/zero | tr '\\0' x); echo survived";
     let run = ["run", "--network", "none", "--name", "hog", "-m", "16m", "--memory-swap", "16m", "busybox"];
     let output = sandbox.rkvm(run).args(["sh", "-c", hog]).run();
@@ -236,7 +240,7 @@ fn memory_kill_is_recorded() {
 
 #[test]
 fn timings_name_every_phase_of_a_container() {
-    let sandbox = sandbox();
+    let sandbox = sandbox(Isolation::Container);
     let run = ["run", "--rm", "--network", "none", "--timings=json", "busybox", "true"];
     let report: serde_json::Value = serde_json::from_str(&sandbox.rkvm(run).ok().stderr()).unwrap();
     let phases: Vec<&str> =
@@ -249,7 +253,7 @@ fn timings_name_every_phase_of_a_container() {
 
 #[test]
 fn a_monitor_keeps_little_memory() {
-    let sandbox = sandbox();
+    let sandbox = sandbox(Isolation::Container);
     let mut monitors = Vec::new();
     for name in ["one", "two"] {
         sandbox.rkvm(["run", "-d", "--name", name, "--network", "none", "busybox", "sleep", "1000"]).ok();
@@ -271,9 +275,8 @@ fn a_monitor_keeps_little_memory() {
     sandbox.rkvm(["rm", "-f", "one", "two"]).ok();
 }
 
-#[test]
-fn a_restarting_container_can_be_stopped_and_removed() {
-    let sandbox = sandbox();
+fn a_restarting_container_can_be_stopped_and_removed(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     for name in ["stop-me", "rm-me"] {
         sandbox
             .rkvm(["run", "-d", "--name", name, "--restart", "always", "busybox", "sh", "-c", "exit 1"])

@@ -4,10 +4,19 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use rkvm_testing::Sandbox;
+use rkvm_testing::{Isolation, Sandbox, in_both_isolations};
 
-fn sandbox() -> Sandbox {
-    let sandbox = Sandbox::new();
+in_both_isolations! {
+    the_write_layer_lasts_as_long_as_the_container,
+    volumes_and_binds_outlive_the_container,
+    a_new_volume_has_the_images_content_with_its_owners,
+    anonymous_volumes_go_with_rm_v_only,
+    default_mounts_are_dockers,
+    shared_propagation_is_refused_with_its_reason,
+}
+
+fn sandbox(isolation: Isolation) -> Sandbox {
+    let sandbox = Sandbox::of(isolation);
     sandbox.load_busybox();
     sandbox
 }
@@ -16,9 +25,8 @@ fn run(sandbox: &Sandbox, flags: &[&str], script: &str) -> rkvm_testing::Output 
     sandbox.rkvm(["run", "--rm", "--network", "none"]).args(flags).args(["busybox", "sh", "-c", script]).run()
 }
 
-#[test]
-fn the_write_layer_lasts_as_long_as_the_container() {
-    let sandbox = sandbox();
+fn the_write_layer_lasts_as_long_as_the_container(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let script = "echo x >> /kept; wc -l < /kept";
     sandbox.rkvm(["create", "--name", "box", "--network", "none", "busybox", "sh", "-c", script]).ok();
     assert_eq!(sandbox.rkvm(["start", "-a", "box"]).ok().text(), "1");
@@ -30,7 +38,7 @@ fn the_write_layer_lasts_as_long_as_the_container() {
 
 #[test]
 fn owners_are_the_containers_inside_and_on_disk() {
-    let sandbox = sandbox();
+    let sandbox = sandbox(Isolation::Container);
     let host = sandbox.path().join("host");
     std::fs::create_dir(&host).unwrap();
     std::fs::write(host.join("from-host"), "x").unwrap();
@@ -58,9 +66,8 @@ fn owners_are_the_containers_inside_and_on_disk() {
     sandbox.rkvm(["volume", "rm", "named"]).ok();
 }
 
-#[test]
-fn volumes_and_binds_outlive_the_container() {
-    let sandbox = sandbox();
+fn volumes_and_binds_outlive_the_container(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let host = sandbox.path().join("made-by-v");
     let bind = format!("{}:/host", host.display());
     run(&sandbox, &["-v", &bind, "-v", "data:/data"], "echo kept | tee /host/a > /data/a").expect_code(0);
@@ -76,9 +83,8 @@ fn volumes_and_binds_outlive_the_container() {
     sandbox.rkvm(["volume", "rm", "data"]).ok();
 }
 
-#[test]
-fn a_new_volume_has_the_images_content_with_its_owners() {
-    let sandbox = sandbox();
+fn a_new_volume_has_the_images_content_with_its_owners(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     assert_eq!(
         run(&sandbox, &["-v", "www:/www"], "cat /www/index.html; echo changed > /www/index.html").text(),
         "it works"
@@ -91,9 +97,8 @@ fn a_new_volume_has_the_images_content_with_its_owners() {
     sandbox.rkvm(["volume", "rm", "www", "bare"]).ok();
 }
 
-#[test]
-fn anonymous_volumes_go_with_rm_v_only() {
-    let sandbox = sandbox();
+fn anonymous_volumes_go_with_rm_v_only(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let volumes = || sandbox.rkvm(["volume", "ls", "-q"]).ok().text().lines().count();
     for name in ["one", "two"] {
         sandbox.rkvm(["run", "--network", "none", "--name", name, "-v", "/data", "busybox", "true"]).ok();
@@ -107,9 +112,8 @@ fn anonymous_volumes_go_with_rm_v_only() {
     assert_eq!(volumes(), 1);
 }
 
-#[test]
-fn default_mounts_are_dockers() {
-    let sandbox = sandbox();
+fn default_mounts_are_dockers(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let output = run(
         &sandbox,
         &["--tmpfs", "/t:size=1m,mode=700", "--shm-size", "8m"],
@@ -130,9 +134,8 @@ fn default_mounts_are_dockers() {
     );
 }
 
-#[test]
-fn shared_propagation_is_refused_with_its_reason() {
-    let sandbox = sandbox();
+fn shared_propagation_is_refused_with_its_reason(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let bind = format!("{}:/host:rshared", sandbox.path().display());
     assert!(run(&sandbox, &["-v", &bind], "true").expect_code(125).stderr().contains("not supported"));
 }

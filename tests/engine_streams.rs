@@ -9,10 +9,21 @@ use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, tcgetattr};
 use nix::unistd::Pid;
-use rkvm_testing::{Console, Sandbox, binary, wait};
+use rkvm_testing::{Console, Isolation, Sandbox, binary, in_both_isolations, wait};
 
-fn sandbox() -> Sandbox {
-    let sandbox = Sandbox::new();
+in_both_isolations! {
+    both_outputs_are_kept_apart_and_a_large_input_comes_back_whole,
+    logs_have_both_streams_tail_times_and_follow,
+    a_log_is_rotated_and_can_be_off,
+    two_clients_see_the_same_and_the_exit_code,
+    a_terminal_is_raw_resized_and_restored,
+    detach_keys_leave_it_running_and_attach_comes_back,
+    a_client_that_is_told_to_end_restores_its_terminal,
+    a_terminal_is_not_passed_on_where_there_is_none,
+}
+
+fn sandbox(isolation: Isolation) -> Sandbox {
+    let sandbox = Sandbox::of(isolation);
     sandbox.load_busybox();
     sandbox
 }
@@ -29,7 +40,7 @@ impl OnTerminal {
         let pty = openpty(None, None).unwrap();
         let end = || Stdio::from(pty.slave.try_clone().unwrap());
         let child = Command::new(binary("rkvm"))
-            .args(args)
+            .args(sandbox.isolated(args))
             .env("RKVM_ROOT", sandbox.root())
             .stdin(end())
             .stdout(end())
@@ -51,9 +62,8 @@ impl OnTerminal {
     }
 }
 
-#[test]
-fn both_outputs_are_kept_apart_and_a_large_input_comes_back_whole() {
-    let sandbox = sandbox();
+fn both_outputs_are_kept_apart_and_a_large_input_comes_back_whole(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let run = sandbox
         .rkvm(["run", "--rm", "--network", "none", "busybox", "sh", "-c", "echo out; echo err >&2"])
         .ok();
@@ -66,9 +76,8 @@ fn both_outputs_are_kept_apart_and_a_large_input_comes_back_whole() {
     assert_eq!(deaf.text(), "", "without -i there is no input");
 }
 
-#[test]
-fn logs_have_both_streams_tail_times_and_follow() {
-    let sandbox = sandbox();
+fn logs_have_both_streams_tail_times_and_follow(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let script = "for i in 1 2 3; do echo line $i; done; echo oops >&2; sleep 1; echo late";
     sandbox.rkvm(["run", "-d", "--network", "none", "--name", "log", "busybox", "sh", "-c", script]).ok();
     let follow = sandbox.rkvm(["logs", "-f", "log"]).ok();
@@ -84,9 +93,8 @@ fn logs_have_both_streams_tail_times_and_follow() {
     sandbox.rkvm(["rm", "log"]).ok();
 }
 
-#[test]
-fn a_log_is_rotated_and_can_be_off() {
-    let sandbox = sandbox();
+fn a_log_is_rotated_and_can_be_off(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let script = "i=0; while [ $i -lt 500 ]; do echo line $i; i=$((i+1)); done";
     let rotate = ["--log-opt", "max-size=4k", "--log-opt", "max-file=3"];
     sandbox
@@ -103,9 +111,8 @@ fn a_log_is_rotated_and_can_be_off() {
     sandbox.rkvm(["rm", "rot", "off"]).ok();
 }
 
-#[test]
-fn two_clients_see_the_same_and_the_exit_code() {
-    let sandbox = sandbox();
+fn two_clients_see_the_same_and_the_exit_code(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let script = "read line; echo got $line; exit 4";
     sandbox
         .rkvm(["run", "-d", "-i", "--network", "none", "--name", "both", "busybox", "sh", "-c", script])
@@ -120,9 +127,8 @@ fn two_clients_see_the_same_and_the_exit_code() {
     sandbox.rkvm(["rm", "both"]).ok();
 }
 
-#[test]
-fn a_terminal_is_raw_resized_and_restored() {
-    let sandbox = sandbox();
+fn a_terminal_is_raw_resized_and_restored(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let run = ["run", "-it", "--rm", "--network", "none", "busybox", "sh"];
     let mut client = OnTerminal::spawn(&sandbox, &run);
     client.console.expect("# ");
@@ -138,9 +144,8 @@ fn a_terminal_is_raw_resized_and_restored() {
     assert_eq!(client.end(), 12);
 }
 
-#[test]
-fn detach_keys_leave_it_running_and_attach_comes_back() {
-    let sandbox = sandbox();
+fn detach_keys_leave_it_running_and_attach_comes_back(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let mut client =
         OnTerminal::spawn(&sandbox, &["run", "-it", "--name", "shell", "--network", "none", "busybox", "sh"]);
     client.console.expect("# ");
@@ -158,9 +163,8 @@ fn detach_keys_leave_it_running_and_attach_comes_back() {
     sandbox.rkvm(["rm", "-f", "shell"]).ok();
 }
 
-#[test]
-fn a_client_that_is_told_to_end_restores_its_terminal() {
-    let sandbox = sandbox();
+fn a_client_that_is_told_to_end_restores_its_terminal(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let mut client =
         OnTerminal::spawn(&sandbox, &["run", "-it", "--name", "term", "--network", "none", "busybox", "sh"]);
     client.console.expect("# ");
@@ -170,9 +174,8 @@ fn a_client_that_is_told_to_end_restores_its_terminal() {
     sandbox.rkvm(["rm", "-f", "term"]).ok();
 }
 
-#[test]
-fn a_terminal_is_not_passed_on_where_there_is_none() {
-    let sandbox = sandbox();
+fn a_terminal_is_not_passed_on_where_there_is_none(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     sandbox.rkvm(["run", "-it", "--rm", "busybox", "true"]).fails("not a terminal");
     assert!(sandbox.rkvm(["ps", "-aq"]).ok().text().is_empty());
 }

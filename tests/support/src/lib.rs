@@ -15,6 +15,7 @@ mod bundle;
 mod command;
 mod console;
 mod image;
+mod isolation;
 mod leaks;
 pub mod reap;
 mod sandbox;
@@ -25,6 +26,7 @@ pub use bundle::{Bundle, NAMESPACES, busybox_rootfs};
 pub use command::{Cmd, Output, Running, binary, have};
 pub use console::{Console, ConsoleSocket};
 pub use image::{Entry, busybox_archive, docker_archive, layer};
+pub use isolation::{Isolation, has_vms};
 pub use leaks::Leaks;
 pub use sandbox::Sandbox;
 

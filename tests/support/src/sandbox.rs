@@ -1,7 +1,7 @@
 //! One test's own corner of the host.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 
 use crate::bundle::Bundle;
 use crate::command::{Cmd, binary};
+use crate::isolation::Isolation;
 use crate::leaks::{Leaks, Marks};
 use crate::{image, reap, wait};
 
@@ -30,6 +31,7 @@ pub struct Sandbox {
     path: PathBuf,
     ids: Mutex<BTreeSet<String>>,
     check: bool,
+    isolation: Isolation,
 }
 
 impl Default for Sandbox {
@@ -44,6 +46,14 @@ impl Sandbox {
     /// # Panics
     /// The test does not run as root, or the folder cannot be made.
     pub fn new() -> Self {
+        Self::of(Isolation::Container)
+    }
+
+    /// As [`Sandbox::new`]; the containers that [`Sandbox::rkvm`] makes are kept apart as `isolation` says.
+    ///
+    /// # Panics
+    /// As [`Sandbox::new`].
+    pub fn of(isolation: Isolation) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         assert!(nix::unistd::geteuid().is_root(), "these tests need root: they make namespaces and cgroups");
         loop {
@@ -51,7 +61,7 @@ impl Sandbox {
             let tag = format!("{PREFIX}{:x}-{number:x}", std::process::id());
             let path = Path::new("/tmp").join(&tag);
             match fs::create_dir(&path) {
-                Ok(()) => return Self { tag, path, ids: Mutex::default(), check: true },
+                Ok(()) => return Self { tag, path, ids: Mutex::default(), check: true, isolation },
                 // Left by an earlier run that had our process id and was killed.
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
                 Err(error) => panic!("cannot make {}: {error}", path.display()),
@@ -94,10 +104,25 @@ impl Sandbox {
         Cmd::new(program, &self.path.join("output")).cwd(&self.path)
     }
 
-    /// `rkvm ARGS` with the sandbox's root.
+    /// `rkvm ARGS` with the sandbox's root, and with its isolation for what makes a container.
     pub fn rkvm<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(&self, args: I) -> Cmd {
         self.learn_ids();
-        self.command(binary("rkvm")).env("RKVM_ROOT", self.root()).args(args)
+        self.command(binary("rkvm")).env("RKVM_ROOT", self.root()).args(self.isolated(args))
+    }
+
+    /// `args` with the sandbox's isolation, if they make a container.
+    pub fn isolated<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(&self, args: I) -> Vec<OsString> {
+        let mut args: Vec<OsString> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
+        let makes = args.first().is_some_and(|verb| verb == "run" || verb == "create");
+        if makes && self.isolation == Isolation::Vm {
+            args.insert(1, "--isolation=vm".into());
+        }
+        args
+    }
+
+    /// How its containers are kept apart.
+    pub fn isolation(&self) -> Isolation {
+        self.isolation
     }
 
     /// `rkvm-oci --root STORE ARGS`.
