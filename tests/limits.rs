@@ -4,10 +4,18 @@
 
 use std::fs;
 
-use rkvm_testing::{Sandbox, wait};
+use rkvm_testing::{Isolation, Sandbox, in_both_isolations, wait};
 
-fn sandbox() -> Sandbox {
-    let sandbox = Sandbox::new();
+in_both_isolations! {
+    a_container_that_takes_too_much_memory_is_killed_and_says_so,
+    a_container_killed_by_hand_was_not_out_of_memory,
+    only_the_process_that_took_the_memory_is_killed,
+    processes_are_limited,
+    cpu_time_follows_the_quota,
+}
+
+fn sandbox(isolation: Isolation) -> Sandbox {
+    let sandbox = Sandbox::of(isolation);
     sandbox.load_busybox();
     sandbox
 }
@@ -28,9 +36,8 @@ fn cgroup_file(sandbox: &Sandbox, container: &str, controller: &str, file: &str)
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}")).trim().to_owned()
 }
 
-#[test]
-fn a_container_that_takes_too_much_memory_is_killed_and_says_so() {
-    let sandbox = sandbox();
+fn a_container_that_takes_too_much_memory_is_killed_and_says_so(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     sandbox.rkvm(["run", "-d", "--name", "eater", "--memory", "16m", "busybox", "tail", "/dev/zero"]).ok();
     assert_eq!(sandbox.rkvm(["wait", "eater"]).ok().text(), "137");
     assert_eq!(inspect(&sandbox, "eater", "{{.State.OOMKilled}} {{.State.ExitCode}}"), "true 137");
@@ -38,9 +45,8 @@ fn a_container_that_takes_too_much_memory_is_killed_and_says_so() {
     sandbox.rkvm(["run", "--rm", "--memory", "16m", "busybox", "tail", "/dev/zero"]).run().expect_code(137);
 }
 
-#[test]
-fn a_container_killed_by_hand_was_not_out_of_memory() {
-    let sandbox = sandbox();
+fn a_container_killed_by_hand_was_not_out_of_memory(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     sandbox.rkvm(["run", "-d", "--name", "sleeper", "--memory", "16m", "busybox", "sleep", "1000"]).ok();
     sandbox.rkvm(["kill", "sleeper"]).ok();
     assert_eq!(sandbox.rkvm(["wait", "sleeper"]).ok().text(), "137");
@@ -48,17 +54,15 @@ fn a_container_killed_by_hand_was_not_out_of_memory() {
     sandbox.rkvm(["rm", "sleeper"]).ok();
 }
 
-#[test]
-fn only_the_process_that_took_the_memory_is_killed() {
-    let sandbox = sandbox();
+fn only_the_process_that_took_the_memory_is_killed(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let script = "tail /dev/zero; echo code $?";
     let output = sandbox.rkvm(["run", "--rm", "--memory", "16m", "busybox", "sh", "-c", script]).ok();
     assert!(output.stdout().contains("code 137"), "{output}");
 }
 
-#[test]
-fn processes_are_limited() {
-    let sandbox = sandbox();
+fn processes_are_limited(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let script = "i=0; while [ $i -lt 20 ]; do sleep 100 & i=$((i+1)); done; echo all";
     let run = |limit: &str| {
         sandbox.rkvm(["run", "--rm", "--pids-limit", limit, "busybox", "sh", "-c", script]).run()
@@ -69,9 +73,8 @@ fn processes_are_limited() {
     assert_eq!(run("-1").text(), "all");
 }
 
-#[test]
-fn cpu_time_follows_the_quota() {
-    let sandbox = sandbox();
+fn cpu_time_follows_the_quota(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     // Side by side, and both far below what a busy machine has left: the ratio counts, not the time.
     for (name, cpus) in [("slow", "0.02"), ("fast", "0.1")] {
         let script = "while :; do :; done";
@@ -94,7 +97,7 @@ fn cpu_time_follows_the_quota() {
 
 #[test]
 fn limits_are_changed_while_it_runs() {
-    let sandbox = sandbox();
+    let sandbox = sandbox(Isolation::Container);
     sandbox.rkvm(["run", "-d", "--name", "one", "--pids-limit", "50", "busybox", "sleep", "1000"]).ok();
     assert_eq!(cgroup_file(&sandbox, "one", "pids", "pids.max"), "50");
     sandbox.rkvm(["update", "--pids-limit", "60", "--memory", "64m", "one"]).ok();
@@ -107,7 +110,7 @@ fn limits_are_changed_while_it_runs() {
 
 #[test]
 fn limits_are_shown() {
-    let sandbox = sandbox();
+    let sandbox = sandbox(Isolation::Container);
     sandbox
         .rkvm([
             "create",
@@ -129,7 +132,7 @@ fn limits_are_shown() {
 
 #[test]
 fn limits_that_cannot_be_are_refused() {
-    let sandbox = sandbox();
+    let sandbox = sandbox(Isolation::Container);
     for (flag, value) in [
         ("--memory", "nonsense"),
         ("--memory", "-5m"),

@@ -5,11 +5,18 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use rkvm_testing::{Sandbox, free_port};
+use rkvm_testing::{Isolation, Sandbox, free_port, in_both_isolations};
 use serde_json::Value;
 
-fn sandbox() -> Sandbox {
-    let sandbox = Sandbox::new();
+in_both_isolations! {
+    inspect_answers_in_dockers_shape,
+    a_container_is_renamed,
+    files_are_copied_into_and_out_of_a_container_that_does_not_run,
+    a_running_container_is_shown_as_it_is,
+}
+
+fn sandbox(isolation: Isolation) -> Sandbox {
+    let sandbox = Sandbox::of(isolation);
     sandbox.load_busybox();
     sandbox
 }
@@ -27,7 +34,7 @@ fn inspect(sandbox: &Sandbox, name: &str) -> Value {
 
 #[test]
 fn created_containers_are_listed_filtered_and_formatted() {
-    let sandbox = sandbox();
+    let sandbox = sandbox(Isolation::Container);
     let web =
         out(&sandbox, &["create", "--name", "web", "--label", "tier=front", "busybox", "sleep", "1000"]);
     let db = out(&sandbox, &["create", "--name", "db", "--label", "tier=back", "busybox", "true"]);
@@ -76,9 +83,8 @@ fn created_containers_are_listed_filtered_and_formatted() {
     sandbox.rkvm(["rm", "web", "db"]).ok();
 }
 
-#[test]
-fn inspect_answers_in_dockers_shape() {
-    let sandbox = sandbox();
+fn inspect_answers_in_dockers_shape(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let args = [
         "create",
         "--name",
@@ -132,7 +138,7 @@ fn inspect_answers_in_dockers_shape() {
 
 #[test]
 fn mistakes_are_named_and_exit_with_1() {
-    let sandbox = sandbox();
+    let sandbox = sandbox(Isolation::Container);
     out(&sandbox, &["create", "--name", "web", "busybox"]);
     for (args, part) in [
         (&["inspect", "nobody"][..], "no such object: nobody"),
@@ -167,9 +173,8 @@ fn mistakes_are_named_and_exit_with_1() {
     sandbox.rkvm(["rm", "web"]).ok();
 }
 
-#[test]
-fn a_container_is_renamed() {
-    let sandbox = sandbox();
+fn a_container_is_renamed(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let id = out(&sandbox, &["create", "--name", "old", "busybox"]);
     out(&sandbox, &["create", "--name", "other", "busybox"]);
     sandbox.rkvm(["rename", "old", "new"]).ok();
@@ -179,9 +184,8 @@ fn a_container_is_renamed() {
     sandbox.rkvm(["rm", "new", "other"]).ok();
 }
 
-#[test]
-fn files_are_copied_into_and_out_of_a_container_that_does_not_run() {
-    let sandbox = sandbox();
+fn files_are_copied_into_and_out_of_a_container_that_does_not_run(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     out(&sandbox, &["create", "--name", "web", "-v", "data:/data", "busybox", "true"]);
     let file = sandbox.path().join("file");
     fs::write(&file, "from the host").unwrap();
@@ -214,7 +218,7 @@ fn files_are_copied_into_and_out_of_a_container_that_does_not_run() {
 
 #[test]
 fn pruning_asks_and_takes_only_what_is_not_used() {
-    let sandbox = sandbox();
+    let sandbox = sandbox(Isolation::Container);
     let id = out(&sandbox, &["create", "--name", "old", "--label", "keep=no", "-v", "/anonymous", "busybox"]);
     out(&sandbox, &["volume", "create", "named"]);
     sandbox.rkvm(["container", "prune"]).stdin("n\n").fails("cancelled");
@@ -233,9 +237,8 @@ fn pruning_asks_and_takes_only_what_is_not_used() {
     assert_eq!(out(&sandbox, &["volume", "ls", "-q"]), "");
 }
 
-#[test]
-fn a_running_container_is_shown_as_it_is() {
-    let sandbox = sandbox();
+fn a_running_container_is_shown_as_it_is(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let port = free_port();
     let publish = format!("127.0.0.1:{port}:80");
     let id = out(
@@ -267,11 +270,17 @@ fn a_running_container_is_shown_as_it_is() {
     let pid = web["State"]["Pid"].to_string();
 
     let top = out(&sandbox, &["top", "web"]);
-    assert!(top.starts_with("UID") && top.contains("sleep 1000") && top.contains(&pid), "{top}");
-    let top = out(&sandbox, &["top", "web", "-o", "pid,args"]);
+    assert!(top.starts_with("UID") && top.contains("sleep 1000"), "{top}");
     assert_eq!(top.lines().count(), 2, "{top}");
-    assert!(top.contains(&pid) && top.contains("sleep 1000"), "{top}");
-    sandbox.rkvm(["top", "web", "-o", "args"]).fails("no column PID");
+    if isolation == Isolation::Container {
+        assert!(top.contains(&pid), "{top}");
+        let top = out(&sandbox, &["top", "web", "-o", "pid,args"]);
+        assert_eq!(top.lines().count(), 2, "{top}");
+        assert!(top.contains(&pid) && top.contains("sleep 1000"), "{top}");
+        sandbox.rkvm(["top", "web", "-o", "args"]).fails("no column PID");
+    } else {
+        sandbox.rkvm(["top", "web", "-o", "pid,args"]).fails("rkvm exec web ps");
+    }
     let stats = out(&sandbox, &["stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}} {{.MemUsage}}"]);
     assert!(stats.starts_with("web 1 "), "{stats}");
 
