@@ -1,8 +1,12 @@
 //! The only place that knows both backends.
 
+use std::collections::HashMap;
 use std::path::Path;
 
+use rkvm_engine::host::{Guest, Kvm, KvmKind, Machines};
 use rkvm_oci::{Backend, Bundle, Error, Isolation, Result};
+use rkvm_vmm::artifacts;
+use rkvm_vmm::host::{self, Offer, Vendor};
 use serde::Deserialize;
 
 /// Settings of the host's administrator. A missing file is an empty one.
@@ -49,4 +53,30 @@ pub fn backend(isolation: Isolation) -> Result<Box<dyn Backend>> {
         Isolation::Container => Ok(Box::new(rkvm_container::ContainerBackend::new())),
         Isolation::Vm => Ok(Box::new(rkvm_vmm::VmBackend::new())),
     }
+}
+
+/// What this host offers to microVMs, and what they will boot, as `info` shows it.
+pub fn machines() -> Machines {
+    let (kind, reason) = match Offer::ask() {
+        Offer::None(error) => {
+            let reason = format!("{:#}", anyhow::Error::from(error));
+            return Machines { kvm: Kvm { kind: KvmKind::None, reason }, guest: Guest::default() };
+        }
+        Offer::Kvm(kind) => (kind, kind.to_string()),
+    };
+    let guest = match artifacts::find(kind, &HashMap::new()) {
+        Ok(found) => Guest {
+            kernel: found.kernel.display().to_string(),
+            initramfs: found.initrd.display().to_string(),
+            reason: String::new(),
+        },
+        Err(error) => Guest { reason: format!("{:#}", anyhow::Error::from(error)), ..Guest::default() },
+    };
+    let kind = match kind {
+        host::KvmKind::Hardware(Vendor::Intel) => KvmKind::Intel,
+        host::KvmKind::Hardware(Vendor::Amd) => KvmKind::Amd,
+        host::KvmKind::Hardware(Vendor::Other) => KvmKind::Hardware,
+        host::KvmKind::Pvm => KvmKind::Pvm,
+    };
+    Machines { kvm: Kvm { kind, reason }, guest }
 }

@@ -150,13 +150,22 @@ fn type_at(mountinfo: &str, path: &Path) -> String {
     deepest.map_or_else(|| "unknown".to_owned(), |(_, kind)| kind)
 }
 
+/// What this host offers to microVMs, and what they will boot. Only the command line knows who to ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machines {
+    /// What /dev/kvm offers.
+    pub kvm: Kvm,
+    /// What a microVM boots unless it is told otherwise.
+    pub guest: Guest,
+}
+
 /// What /dev/kvm offers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Kvm {
     /// How virtual machines are run.
     pub kind: KvmKind,
-    /// How that is known, or what is missing.
+    /// The same in words, or what is missing and what to do about it.
     pub reason: String,
 }
 
@@ -164,7 +173,11 @@ pub struct Kvm {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KvmKind {
-    /// By the processor (VMX or SVM).
+    /// By an Intel processor (VT-x).
+    Intel,
+    /// By an AMD processor (SVM).
+    Amd,
+    /// By another processor.
     Hardware,
     /// By page tables that the host's kernel keeps (module kvm_pvm).
     Pvm,
@@ -175,6 +188,8 @@ pub enum KvmKind {
 impl fmt::Display for KvmKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Intel => "Intel",
+            Self::Amd => "AMD",
             Self::Hardware => "hardware",
             Self::Pvm => "PVM",
             Self::None => "none",
@@ -182,27 +197,25 @@ impl fmt::Display for KvmKind {
     }
 }
 
-impl Kvm {
-    /// That of this host.
-    pub fn of_this_host() -> Self {
-        let flags = read_trimmed("/proc/cpuinfo");
-        let device = fs::File::options().read(true).write(true).open("/dev/kvm");
-        Self::judge(device.map(drop), &flags, Path::new("/sys/module/kvm_pvm").exists())
-    }
+/// What a microVM boots.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Guest {
+    /// Path of the kernel; empty when there is none.
+    pub kernel: String,
+    /// Path of the initramfs; empty when there is none.
+    pub initramfs: String,
+    /// Why there is none; empty when there is.
+    pub reason: String,
+}
 
-    fn judge(device: std::io::Result<()>, cpuinfo: &str, pvm_module: bool) -> Self {
-        let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
-        let flag = flags.split_whitespace().find(|flag| matches!(*flag, "vmx" | "svm"));
-        let (kind, reason) = match (device, pvm_module, flag) {
-            (Err(error), ..) => (KvmKind::None, format!("/dev/kvm: {error}")),
-            (Ok(()), true, _) => (KvmKind::Pvm, "module kvm_pvm is loaded".to_owned()),
-            (Ok(()), false, Some(flag)) => (KvmKind::Hardware, format!("the processor has {flag}")),
-            // Built into the kernel, PVM shows no module; nothing else makes /dev/kvm work without vmx and svm.
-            (Ok(()), false, None) => {
-                (KvmKind::Pvm, "/dev/kvm works though the processor has neither vmx nor svm".to_owned())
-            }
-        };
-        Self { kind, reason }
+impl fmt::Display for Guest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.reason.is_empty() {
+            write!(f, "{} with {}", self.kernel, self.initramfs)
+        } else {
+            f.write_str(&self.reason)
+        }
     }
 }
 

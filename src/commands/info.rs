@@ -24,7 +24,7 @@ pub struct Args {
 
 /// Prints what this engine and this host are.
 pub fn run(args: Args, context: &Context) -> Result<u8> {
-    let info = Info::collect(&context.engine(), env!("CARGO_PKG_VERSION"))?;
+    let info = Info::collect(&context.engine(), env!("CARGO_PKG_VERSION"), crate::backend::machines())?;
     let template = match args.format.as_deref() {
         None | Some("") => {
             output::print(&info.to_string())?;

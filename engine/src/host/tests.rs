@@ -1,5 +1,3 @@
-use std::io;
-
 use super::*;
 
 #[test]
@@ -13,17 +11,6 @@ fn how_cgroups_are_mounted() {
     assert_eq!(CgroupMode::of(root.path()), CgroupMode::Hybrid);
     fs::write(root.path().join("cgroup.controllers"), "").unwrap();
     assert_eq!(CgroupMode::of(root.path()), CgroupMode::V2);
-}
-
-#[test]
-fn what_kvm_offers() {
-    let judge = |device, cpuinfo, module| Kvm::judge(device, cpuinfo, module).kind;
-    let missing = || Err(io::Error::from(io::ErrorKind::NotFound));
-    assert_eq!(judge(missing(), "flags : vmx", true), KvmKind::None);
-    assert_eq!(judge(Ok(()), "model : x\nflags\t\t: fpu vmx sse", false), KvmKind::Hardware);
-    assert_eq!(judge(Ok(()), "flags : fpu svm", false), KvmKind::Hardware);
-    assert_eq!(judge(Ok(()), "flags : fpu", false), KvmKind::Pvm);
-    assert_eq!(judge(Ok(()), "flags : vmx", true), KvmKind::Pvm);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::format::human;
-use crate::host::{self, CgroupMode, Kvm};
+use crate::host::{self, CgroupMode, Guest, Kvm, Machines};
 use crate::state::ContainerStatus;
 
 /// This engine and this host, in Docker's words where it has them.
@@ -46,6 +46,7 @@ pub struct Info {
     isolation: Vec<BackendInfo>,
     #[serde(rename = "KVM")]
     kvm: Kvm,
+    guest: Guest,
     warnings: Vec<String>,
 }
 
@@ -59,11 +60,11 @@ struct BackendInfo {
 }
 
 impl Info {
-    /// Looks at everything. `version` is this build's.
+    /// Looks at everything. `version` is this build's, `machines` what the backend for microVMs found.
     ///
     /// # Errors
     /// The engine's folders cannot be read.
-    pub fn collect(engine: &Engine, version: &str) -> Result<Self> {
+    pub fn collect(engine: &Engine, version: &str, machines: Machines) -> Result<Self> {
         let (containers, damaged) = engine.list()?;
         let count = |wanted: fn(ContainerStatus) -> bool| {
             containers.iter().filter(|container| wanted(container.state.status)).count()
@@ -104,7 +105,8 @@ impl Info {
             isolation: [Isolation::Container, Isolation::Vm]
                 .map(|isolation| backend(engine, isolation))
                 .into(),
-            kvm: Kvm::of_this_host(),
+            kvm: machines.kvm,
+            guest: machines.guest,
             warnings: damaged.iter().map(ToString::to_string).collect(),
         };
         info.warn();
@@ -167,6 +169,7 @@ impl fmt::Display for Info {
             writeln!(f, " {}: {state}", backend.name)?;
         }
         writeln!(f, "KVM: {} ({})", self.kvm.kind, self.kvm.reason)?;
+        writeln!(f, "Guest Kernel: {}", self.guest)?;
         writeln!(f, "Storage Driver: {}", self.driver)?;
         for [name, value] in &self.driver_status {
             writeln!(f, " {name}: {value}")?;
