@@ -1,13 +1,15 @@
 //! `HostConfig` of `inspect`: what was asked of the host.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::Serialize;
 
 use super::inspect::{PortMap, port_map};
 use super::ps;
 use crate::record::{
-    ContainerRecord, DeviceMapping, MountConfig, MountKind, NamespaceMode, RestartPolicy, Seccomp, Ulimit,
+    self, ContainerRecord, DeviceMapping, MountConfig, MountKind, NamespaceMode, RestartPolicy, Seccomp,
+    Ulimit,
 };
 
 /// What was asked of the host, in Docker's words. A limit that was not set is 0.
@@ -45,6 +47,8 @@ pub struct HostConfig {
     shm_size: i64,
     runtime: &'static str,
     isolation: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    boot: Option<Boot>,
     cpu_shares: u64,
     memory: i64,
     nano_cpus: i64,
@@ -98,6 +102,15 @@ struct Limit {
     soft: i64,
 }
 
+/// What a microVM boots in place of the default; absent where that is everything.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Boot {
+    kernel: String,
+    initrd: String,
+    cmdline: String,
+}
+
 /// Docker's default for `--shm-size`, bytes.
 const SHM_BYTES: i64 = 64 << 20;
 
@@ -143,6 +156,7 @@ impl HostConfig {
             shm_size: limits.shm_size.unwrap_or(SHM_BYTES),
             runtime: "rkvm-oci",
             isolation: record.isolation.to_string(),
+            boot: Boot::new(&record.boot),
             cpu_shares: limits.cpu_shares.unwrap_or_default(),
             memory: limits.memory.unwrap_or_default(),
             nano_cpus: limits.nano_cpus.unwrap_or_default(),
@@ -222,6 +236,18 @@ fn security_options(record: &ContainerRecord) -> Vec<String> {
         options.push("systempaths=unconfined".to_owned());
     }
     options
+}
+
+impl Boot {
+    fn new(boot: &record::Boot) -> Option<Self> {
+        let path =
+            |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+        (*boot != record::Boot::default()).then(|| Self {
+            kernel: path(&boot.kernel),
+            initrd: path(&boot.initrd),
+            cmdline: boot.cmdline.clone().unwrap_or_default(),
+        })
+    }
 }
 
 impl Device {
