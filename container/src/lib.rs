@@ -19,6 +19,7 @@ use rkvm_oci::{
     Backend, Bundle, CreateRequest, Isolation, Kernel, LinkForm, Needs, Record, Result, RootfsForm, Workload,
 };
 
+pub use init::kernel::sysctl_path;
 use workload::Container;
 
 /// The container backend.

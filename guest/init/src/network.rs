@@ -1,5 +1,6 @@
 //! Links, addresses and routes over rtnetlink(7): one batch of requests, whose answers are there when it has been sent.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -7,6 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
 };
+use oci_spec::runtime::Spec;
 use rkvm_guest_protocol::{Address, Link};
 use rkvm_oci::{Error, Result};
 
@@ -16,6 +18,30 @@ use crate::sys;
 const HEADER: usize = 16;
 /// linux/if_addr.h: nobody else has the address, so IPv6 need not ask around for a second first.
 const IFA_F_NODAD: u8 = 2;
+
+/// Takes the settings of the network stack out of `spec` and makes them: the stack is the machine's, not the container's, which would
+/// refuse them.
+///
+/// # Errors
+/// The kernel has no such setting, or refuses the value.
+pub fn take_settings(spec: &mut Spec) -> Result<()> {
+    let Some(all) = spec.linux_mut().as_mut().and_then(|linux| linux.sysctl_mut().as_mut()) else {
+        return Ok(());
+    };
+    let (ours, others): (HashMap<_, _>, _) =
+        all.drain().partition(|(name, _)| rkvm_container::sysctl_path(name).starts_with("net/"));
+    *all = others;
+    for (name, value) in ours {
+        // The host's user may have written anything.
+        let path = rkvm_container::sysctl_path(&name);
+        if path.split('/').any(|part| part.is_empty() || part == "..") {
+            return Err(Error::invalid_spec(format!("linux.sysctl {name}"), "not a name of a sysctl"));
+        }
+        let path = format!("/proc/sys/{path}");
+        std::fs::write(&path, value).map_err(|source| Error::failed("write", &path, source))?;
+    }
+    Ok(())
+}
 
 /// Brings up `lo` and every link of `links`.
 ///
