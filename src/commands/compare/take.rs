@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail};
 use nix::mount::{MntFlags, umount2};
-use rkvm_engine::host::{CgroupMode, Kvm, KvmKind};
+use rkvm_engine::host::{CgroupMode, KvmKind};
 use rkvm_engine::layers::RootView;
 use rkvm_engine::volume::VolumeStore;
 use rkvm_engine::{Paths, rootfs, spec};
@@ -125,8 +125,8 @@ fn announce(order: &Order, report: &Report) -> Result<()> {
 }
 
 fn kvm() -> String {
-    match Kvm::of_this_host().kind {
-        KvmKind::Hardware => "hardware",
+    match crate::backend::machines().kvm.kind {
+        KvmKind::Intel | KvmKind::Amd | KvmKind::Hardware => "hardware",
         KvmKind::Pvm => "pvm",
         KvmKind::None => "none",
     }
