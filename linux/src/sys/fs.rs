@@ -105,6 +105,24 @@ pub fn close_from(first: u32) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }).map(drop)
 }
 
+/// Closes every descriptor that is not in `kept`. As with [`close_from`], owners of the others must never be dropped.
+///
+/// # Errors
+/// A kernel before 5.9.
+pub fn close_all_but(kept: &[RawFd]) -> io::Result<()> {
+    let mut kept: Vec<u32> = kept.iter().map(|fd| fd.cast_unsigned()).collect();
+    kept.sort_unstable();
+    let mut first = 0;
+    for fd in kept {
+        if fd > first {
+            // SAFETY: callers keep no owner that is dropped later.
+            check(unsafe { libc::syscall(libc::SYS_close_range, first, fd - 1, 0) })?;
+        }
+        first = fd + 1;
+    }
+    close_from(first)
+}
+
 /// Sets close-on-exec on every descriptor from `first` on.
 ///
 /// # Errors

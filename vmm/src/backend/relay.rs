@@ -1,7 +1,7 @@
 //! The process on the host that stands for one that `exec` has started in a guest: holds its streams, passes signals on, and ends as
 //! it ends.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
@@ -57,6 +57,15 @@ fn guest(error: rkvm_guest_protocol::host::Error) -> Error {
 
 fn run(connection: Connection, given: Given, channel: &mut Option<Channel>) -> Result<ExitStatus> {
     let failed = |source: std::io::Error| Error::failed("take over", "the streams of the process", source);
+    // This process is a copy of its caller, whose ends of the same streams must not stay open here: the input would never end.
+    let mut kept = vec![0, 1, 2, connection.as_fd().as_raw_fd()];
+    kept.extend(channel.as_ref().map(|channel| channel.as_fd().as_raw_fd()));
+    match &given {
+        Given::Inherited => {}
+        Given::Files(files) => kept.extend(files.each_ref().map(AsRawFd::as_raw_fd)),
+        Given::Terminal(slave) => kept.push(slave.as_raw_fd()),
+    }
+    fs::close_all_but(&kept).map_err(failed)?;
     process::reset_signals();
     let signals = signals::block().map_err(|source| Error::failed("catch", "signals", source))?;
     // A group of its own, so that signals of the caller's terminal come once.

@@ -221,6 +221,10 @@ fn host_memory_mib() -> u64 {
 fn guest_resources(resources: &LinuxResources) -> LinuxResources {
     let mut inside = resources.clone();
     inside.set_cpu(None).set_block_io(None);
+    // A machine has no swap, so whatever it may use of that is kept to, and its kernel has no words for it.
+    if let Some(memory) = inside.memory_mut() {
+        memory.set_swap(None).set_swappiness(None);
+    }
     inside
 }
 
