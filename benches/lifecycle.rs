@@ -87,7 +87,21 @@ fn runtime(criterion: &mut Criterion) {
     wait();
 }
 
-/// `rkvm run`, `start`, `stop`, `exec`, and the phases of a start.
+/// The isolations that work on this host; the others are named.
+fn isolations(rkvm: &dyn Fn(&[&str]) -> Command) -> Vec<&'static str> {
+    let works = |isolation: &&str| {
+        let flag = format!("--isolation={isolation}");
+        let output = rkvm(&["run", "--rm", "--network", "none", &flag, "busybox", "true"]).output();
+        let output = output.expect("run rkvm");
+        if !output.status.success() {
+            println!("{isolation}: not measured: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        output.status.success()
+    };
+    ["container", "vm"].into_iter().filter(works).collect()
+}
+
+/// `rkvm run`, `start`, `stop`, `exec`, and the phases of a start, in each isolation.
 fn engine(criterion: &mut Criterion) {
     let sandbox = sandbox();
     sandbox.load_busybox();
@@ -96,67 +110,10 @@ fn engine(criterion: &mut Criterion) {
         command.env("RKVM_ROOT", sandbox.root()).args(args);
         command
     };
-    for network in ["none", "bridge"] {
-        let run = ["run", "--rm", "--network", network, "busybox", "true"];
-        criterion.benchmark_group("run").bench_function(BenchmarkId::new("container", network), |bencher| {
-            bencher.iter_custom(|iterations| (0..iterations).map(|_| quiet(&mut rkvm(&run))).sum());
-        });
-        let phase = |wanted: &str| {
-            let run = ["run", "--rm", "--timings=json", "--network", network, "busybox", "true"];
-            let output = rkvm(&run).stdin(Stdio::null()).output().expect("run rkvm");
-            let text = String::from_utf8(output.stderr).expect("timings");
-            let report: Value = serde_json::from_str(text.trim()).expect("timings as JSON");
-            let phases = report["phases"].as_array().expect("phases");
-            let one = phases.iter().find(|phase| phase["phase"] == wanted).expect("a phase");
-            Duration::from_nanos(one["ns"].as_u64().expect("nanoseconds"))
-        };
-        for name in ["image", "rootfs", "network", "sandbox", "process"] {
-            criterion.benchmark_group(format!("phase-{name}")).bench_function(
-                BenchmarkId::new("container", network),
-                |bencher| {
-                    bencher.iter_custom(|iterations| (0..iterations).map(|_| phase(name)).sum());
-                },
-            );
-        }
+    for isolation in isolations(&rkvm) {
+        whole_runs(criterion, &rkvm, isolation);
+        life(criterion, &rkvm, isolation);
     }
-    quiet(&mut rkvm(&["create", "--name", "again", "busybox", "sleep", "1000000"]));
-    let start = || quiet(&mut rkvm(&["start", "again"]));
-    let stop = || quiet(&mut rkvm(&["stop", "-t", "0", "again"]));
-    criterion.benchmark_group("engine-start").bench_function(
-        BenchmarkId::new("container", "busybox-sleep"),
-        |bencher| {
-            bencher.iter_custom(|iterations| {
-                let one = |_| {
-                    let time = start();
-                    stop();
-                    time
-                };
-                (0..iterations).map(one).sum()
-            });
-        },
-    );
-    criterion.benchmark_group("engine-stop").bench_function(
-        BenchmarkId::new("container", "busybox-sleep"),
-        |bencher| {
-            bencher.iter_custom(|iterations| {
-                let one = |_| {
-                    start();
-                    stop()
-                };
-                (0..iterations).map(one).sum()
-            });
-        },
-    );
-    start();
-    criterion.benchmark_group("engine-exec").bench_function(
-        BenchmarkId::new("container", "true"),
-        |bencher| {
-            bencher.iter_custom(|iterations| {
-                (0..iterations).map(|_| quiet(&mut rkvm(&["exec", "again", "true"]))).sum()
-            });
-        },
-    );
-    quiet(&mut rkvm(&["rm", "-f", "again"]));
     for containers in [1, 20] {
         for number in 0..containers {
             quiet(&mut rkvm(&["create", "--name", &format!("n{number}"), "busybox"]));
@@ -172,6 +129,64 @@ fn engine(criterion: &mut Criterion) {
             quiet(&mut rkvm(&["rm", &format!("n{number}")]));
         }
     }
+}
+
+/// Whole runs, and their phases as `--timings` tells them: VM build is `sandbox`, boot is `boot`.
+fn whole_runs(criterion: &mut Criterion, rkvm: &dyn Fn(&[&str]) -> Command, isolation: &str) {
+    let flag = format!("--isolation={isolation}");
+    for network in ["none", "bridge"] {
+        let run = ["run", "--rm", &flag, "--network", network, "busybox", "true"];
+        criterion.benchmark_group("run").bench_function(BenchmarkId::new(isolation, network), |bencher| {
+            bencher.iter_custom(|iterations| (0..iterations).map(|_| quiet(&mut rkvm(&run))).sum());
+        });
+        let phases = || -> Vec<(String, Duration)> {
+            let run = ["run", "--rm", &flag, "--timings=json", "--network", network, "busybox", "true"];
+            let output = rkvm(&run).stdin(Stdio::null()).output().expect("run rkvm");
+            let text = String::from_utf8(output.stderr).expect("timings");
+            let report: Value = serde_json::from_str(text.trim()).expect("timings as JSON");
+            let phases = report["phases"].as_array().expect("phases").iter();
+            phases
+                .map(|phase| {
+                    let name = phase["phase"].as_str().expect("a name").to_owned();
+                    (name, Duration::from_nanos(phase["ns"].as_u64().expect("nanoseconds")))
+                })
+                .collect()
+        };
+        for (name, _) in phases() {
+            let one = || phases().into_iter().filter(|(phase, _)| *phase == name).map(|(_, time)| time).sum();
+            criterion.benchmark_group(format!("phase-{name}")).bench_function(
+                BenchmarkId::new(isolation, network),
+                |bencher| {
+                    bencher.iter_custom(|iterations| (0..iterations).map(|_| -> Duration { one() }).sum());
+                },
+            );
+        }
+    }
+}
+
+/// Starting, stopping and entering one container again and again.
+fn life(criterion: &mut Criterion, rkvm: &dyn Fn(&[&str]) -> Command, isolation: &str) {
+    let flag = format!("--isolation={isolation}");
+    quiet(&mut rkvm(&["create", "--name", "again", &flag, "busybox", "sleep", "1000000"]));
+    let start = || quiet(&mut rkvm(&["start", "again"]));
+    let stop = || quiet(&mut rkvm(&["stop", "-t", "0", "again"]));
+    let mut timed = |name: &str, size: &str, one: &dyn Fn() -> Duration| {
+        criterion.benchmark_group(name).bench_function(BenchmarkId::new(isolation, size), |bencher| {
+            bencher.iter_custom(|iterations| (0..iterations).map(|_| one()).sum());
+        });
+    };
+    timed("engine-start", "busybox-sleep", &|| {
+        let time = start();
+        stop();
+        time
+    });
+    timed("engine-stop", "busybox-sleep", &|| {
+        start();
+        stop()
+    });
+    start();
+    timed("engine-exec", "true", &|| quiet(&mut rkvm(&["exec", "again", "true"])));
+    quiet(&mut rkvm(&["rm", "-f", "again"]));
 }
 
 /// Unpacking a layer, and loading an image into an empty store.

@@ -40,10 +40,12 @@ pub struct ThreadSetup {
 }
 
 impl ThreadSetup {
-    /// For threads that are not confined.
-    #[cfg(test)]
-    pub(crate) fn unconfined() -> Self {
-        Self::of(|_| Ok(()))
+    /// For threads that are not confined: tests and benchmarks of single devices.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub fn unconfined() -> Result<Self> {
+        Ok(Self { call: Arc::new(|_| Ok(())), events: Arc::new(Events::new()?) })
     }
 
     /// For threads that begin with `setup`.

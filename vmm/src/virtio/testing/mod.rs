@@ -54,7 +54,7 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new(device: impl VirtioDevice + 'static) -> Self {
-        Self::confined(device, ThreadSetup::unconfined())
+        Self::confined(device, ThreadSetup::unconfined().unwrap())
     }
 
     /// As [`Self::new`], with threads that begin with `setup`.
