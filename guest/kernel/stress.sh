@@ -61,15 +61,18 @@ if ! grep -q '^check: done' "$work/console"; then
 fi
 ! grep -q FAIL "$work/console" || die "a check in the guest failed, see above"
 grep -q "on $cpus CPUs" "$work/console" || die "the guest has not found $cpus vCPUs"
-# Each tick's time is the host's (a whole second, and what a loaded guest takes to print it), no tick is long overdue, and
-# the guest's uptime has gone on as the host's clock has.
+# The guest's time is never ahead of the host's. How far it is behind depends on how long a guest with so much to do takes to
+# print it, so the least in each half counts: they are small, and the same. The uptime has gone on as the host's clock has.
 awk -v seconds="$seconds" '
-    { late = $1 - $2; if (late > most) most = late; if (NR == 1 || late < least) least = late }
-    NR > 1 && $1 - last > gap { gap = $1 - last }
-    NR == 1 { host = $1; guest = $3 }
-    { last = $1; drift = ($1 - host) - ($3 - guest) }
+    { half = NR == 1 || $1 - first < seconds / 2 ? 1 : 2; if (NR == 1) first = $1
+      late = $1 - $2; behind = $1 - first - $3
+      if (!(half in least) || late < least[half]) least[half] = late
+      if (!(half in slow) || behind < slow[half]) slow[half] = behind
+      if (NR > 1 && $1 - last > gap) gap = $1 - last
+      last = $1 }
     END {
-        printf "  %d ticks, guest behind host by %.2f to %.2f s, longest gap %.1f s, drift of the uptime %.2f s\n", NR, least, most, gap, drift
-        exit !(NR >= seconds / 6 && least > -0.5 && most < 5 && gap < 10 && drift < 2 && drift > -2)
+        drift = slow[2] - slow[1]
+        printf "  %d ticks, longest gap %.1f s; guest behind host by at least %.2f s, then %.2f s; drift of the uptime %.2f s\n", NR, gap, least[1], least[2], drift
+        exit !(NR >= seconds / 20 && gap < 60 && least[1] > -0.1 && least[2] > -0.1 && least[1] < 4 && least[2] < 4 && drift < 2 && drift > -2)
     }' "$work/ticks" || die "the guest's clock or timers are wrong: see the line above"
 echo "no fault in $minutes minutes on $cpus vCPUs"

@@ -202,36 +202,58 @@ static int vectors(double seconds)
 
 /* --- Interrupts and timers ------------------------------------------------------------------ */
 
+/*
+ * How long this process has run from `before` to `at`, two readings of the clock in one busy loop. A longer way than a
+ * reading takes is time that others had: of a host with too much to do nothing follows about the guest.
+ */
+static double ran(double before, double at) { return at - before < 0.001 ? at - before : 0; }
+
 /* A busy loop gets its periodic signal, all the time and not too often. */
 static int timers(double seconds)
 {
 	struct itimerval t = { { 0, 10000 }, { 0, 10000 } };
-	double start = now(), last = start, longest = 0;
+	double start = now(), last = start, longest = 0, without = 0;
 	int seen = 0;
 
 	signal(SIGALRM, count);
 	setitimer(ITIMER_REAL, &t, NULL);
-	while (now() < start + seconds) {
-		if (ticks != seen) {
-			double gap = now() - last;
+	while (last < start + seconds) {
+		double at = now();
 
-			longest = gap > longest ? gap : longest;
-			seen = ticks;
-			last = now();
-		}
+		without = ticks == seen ? without + ran(last, at) : 0;
+		longest = without > longest ? without : longest;
+		seen = ticks;
+		last = at;
 	}
 	if (ticks > seconds * 101 + 2)
 		return fail("too many signals", ticks);
-	if (longest > 5)
-		return fail("milliseconds without a signal", (long)(longest * 1000));
+	if (longest > 0.5)
+		return fail("milliseconds of running without a signal", (long)(longest * 1000));
 	for (int i = 0; i < 20; i++) {
 		double from = now(), slept;
 
 		usleep(20000);
 		slept = now() - from;
-		if ((slept < 0.0199 && ticks == seen) || slept > 5)
+		if ((slept < 0.0199 && ticks == seen) || slept > 60)
 			return fail("sleep of 20 ms, in microseconds", (long)(slept * 1e6));
 		seen = ticks;
+	}
+	return 0;
+}
+
+/* Waits for an answer: runs for three seconds of its own before it gives up, so that the other could have run as well. */
+static int answered(struct pollfd *p)
+{
+	double before, at = now();
+
+	if (poll(p, 1, 2000) == 1)
+		return 1;
+	for (double own = 0; own < 3; own += ran(before, at)) {
+		if (poll(p, 1, 0) == 1)
+			return 1;
+		before = now();
+		while ((at = now()) < before + 0.0005)
+			;
 	}
 	return 0;
 }
@@ -257,8 +279,8 @@ static int wakeups(double seconds)
 
 		if (write(there[1], &c, 1) != 1)
 			return fail("write", errno);
-		if (poll(&p, 1, 5000) != 1)
-			return fail("no answer within 5 s in round", rounds);
+		if (!answered(&p))
+			return fail("no answer in round", rounds);
 		if (read(back[0], &c, 1) != 1)
 			return fail("read", errno);
 		if (rounds % 64 == 0)
