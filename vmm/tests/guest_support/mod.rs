@@ -79,6 +79,11 @@ impl Guest {
     }
 
     pub fn boot_with(vcpus: u8) -> Option<Self> {
+        Self::boot_changed(|config| config.vcpus = vcpus)
+    }
+
+    /// Boots with changes to the usual machine.
+    pub fn boot_changed(change: impl FnOnce(&mut VmConfig)) -> Option<Self> {
         let host = match Host::open() {
             Ok(host) => host,
             Err(error) => {
@@ -92,13 +97,13 @@ impl Guest {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let mut config = VmConfig::new(Image::open(&kernel).unwrap());
         config.initrd = Some(Image::open(&artifacts().join("initramfs.cpio")).unwrap());
-        config.vcpus = vcpus;
         config.processors = Processors::ByInit;
         config.memory_mib = 128;
         config.attach(Rng::new().unwrap());
         config.attach(Block::open(&image(), Access::ReadOnly, "image").unwrap());
         let vsock = Vsock::bind(&folder.path().join("vsock.sock")).unwrap();
         config.attach(vsock.offer(INIT_PORT, theirs));
+        change(&mut config);
         let machine = build(&host, config).unwrap();
         machine.start().unwrap();
         let mut main = Connection::new(ours).unwrap();
