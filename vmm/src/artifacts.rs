@@ -1,11 +1,18 @@
 //! Where the guest's kernel and initramfs are.
 
 use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use rkvm_oci::{Error, Result};
 
+use crate::config::Image;
 use crate::host::{KvmKind, Vendor};
+use crate::initramfs::modules;
+use crate::kernel::{self, Form};
 
 /// Annotation of config.json: path of a guest kernel to use in place of ours.
 pub const KERNEL: &str = "io.rkvm.vm.kernel";
@@ -18,6 +25,8 @@ pub const CMDLINE: &str = "io.rkvm.vm.cmdline";
 pub const FOLDER_VARIABLE: &str = "RKVM_GUEST";
 /// Folder of the artifacts of an installed rkvm.
 const INSTALLED: &str = "/var/lib/rkvm/guest";
+/// Where the modules of distributions' kernels are, by version.
+const MODULES: &str = "/lib/modules";
 /// The initramfs: our init and nothing else.
 const INITRAMFS: &str = "initramfs.cpio";
 
@@ -30,6 +39,32 @@ pub struct Artifacts {
     pub initrd: PathBuf,
     /// Further words of the command line.
     pub cmdline: String,
+    /// Whether our initramfs is to work with a kernel that is not ours.
+    foreign_kernel: bool,
+}
+
+impl Artifacts {
+    /// Opens the initramfs. A distribution's kernel (a bzImage) has its drivers as modules: those that a machine needs are put behind our
+    /// init, from this host's `/lib/modules/VERSION`.
+    ///
+    /// # Errors
+    /// A file cannot be read, or the kernel's modules are not installed here.
+    pub fn open_initramfs(&self) -> Result<OwnedFd> {
+        let failed = |source| Error::failed("open the guest initramfs", self.initrd.display(), source);
+        let kernel = |source| Error::failed("prepare the guest kernel", self.kernel.display(), source);
+        if self.foreign_kernel {
+            let info = kernel::inspect(&Image::open(&self.kernel).map_err(kernel)?).map_err(kernel)?;
+            if let (Form::BzImage, Some(version)) = (info.form, info.version) {
+                let base = fs::read(&self.initrd).map_err(failed)?;
+                let joined = modules::append(&base, &Path::new(MODULES).join(version)).map_err(kernel)?;
+                let memory = memfd_create("initramfs", MFdFlags::MFD_CLOEXEC);
+                let mut file = File::from(memory.map_err(|errno| failed(errno.into()))?);
+                file.write_all(&joined).map_err(failed)?;
+                return Ok(file.into());
+            }
+        }
+        File::open(&self.initrd).map(OwnedFd::from).map_err(failed)
+    }
 }
 
 /// Name of the kernel built for `kind`.
@@ -56,6 +91,7 @@ pub fn find(kind: KvmKind, annotations: &HashMap<String, String>) -> Result<Arti
         kernel: of(named(KERNEL), kernel_name(kind), "guest kernel")?,
         initrd: of(named(INITRD), INITRAMFS, "guest initramfs")?,
         cmdline: annotations.get(CMDLINE).cloned().unwrap_or_default(),
+        foreign_kernel: named(KERNEL).is_some() && named(INITRD).is_none(),
     })
 }
 
@@ -108,5 +144,23 @@ mod tests {
         let given = HashMap::from([KERNEL, INITRD].map(|key| (key.to_owned(), format!("/given/{key}"))));
         let found = find(KvmKind::Pvm, &given).unwrap();
         assert_eq!(found.kernel, Path::new("/given/io.rkvm.vm.kernel"));
+    }
+
+    #[test]
+    fn a_distribution_kernel_asks_for_its_modules_and_any_other_for_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let (kernel, initrd) = (folder.path().join("kernel"), folder.path().join("initrd"));
+        let mut image = vec![0; 1024];
+        image[0x202..0x206].copy_from_slice(b"HdrS");
+        image[0x20e..0x210].copy_from_slice(&0x100_u16.to_le_bytes());
+        image[0x300..0x310].copy_from_slice(b"9.9-nowhere (x) ");
+        std::fs::write(&kernel, &image).unwrap();
+        std::fs::write(&initrd, "init").unwrap();
+        let mut artifacts = Artifacts { kernel, initrd, cmdline: String::new(), foreign_kernel: true };
+        let error = artifacts.open_initramfs().unwrap_err();
+        let text = format!("{error}: {}", std::error::Error::source(&error).unwrap());
+        assert!(text.contains("/lib/modules/9.9-nowhere/modules.dep"), "{text}");
+        artifacts.foreign_kernel = false;
+        assert!(artifacts.open_initramfs().is_ok());
     }
 }

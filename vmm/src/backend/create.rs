@@ -119,7 +119,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
         kvm: descriptors.add(kvm_descriptor()?),
         entropy: descriptors.open("open", Path::new("/dev/urandom"))?.fd,
         kernel: descriptors.open("open the guest kernel", &artifacts.kernel)?,
-        initrd: descriptors.open("open the guest initramfs", &artifacts.initrd)?,
+        initrd: NamedFile { fd: descriptors.add(artifacts.open_initramfs()?), path: artifacts.initrd },
         cmdline: artifacts.cmdline,
         vcpus: size.vcpus,
         memory_mib: size.memory_mib,

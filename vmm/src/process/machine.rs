@@ -16,7 +16,7 @@ use crate::virtio::fs::{Fs, Share};
 use crate::virtio::net::Net;
 use crate::virtio::rng::Rng;
 use crate::virtio::vsock::Vsock;
-use crate::{Access, Host, Image, Microvm, VmConfig};
+use crate::{Access, Host, Image, Microvm, Processors, VmConfig};
 
 /// What is left of the plan for the conversation with the guest.
 pub(super) struct Parts {
@@ -47,6 +47,7 @@ pub(super) fn start(plan: Plan) -> Result<(Microvm, Parts)> {
     config.initrd = Some(image(&plan.initrd)?);
     config.cmdline = plan.cmdline;
     config.vcpus = plan.vcpus;
+    config.processors = Processors::ByInit;
     config.memory_mib = plan.memory_mib;
     config.attach(Rng::over(File::from(descriptor(plan.entropy)?)));
     if let Some(image) = &plan.image {
