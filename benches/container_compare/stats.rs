@@ -2,31 +2,7 @@
 
 use serde_json::{Value, json};
 
-/// A small pseudo-random generator (splitmix64, Steele and others 2014): the order of a race needs no better one, and a seed makes a
-/// run repeatable.
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// A number below `bound`.
-    pub fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut value = self.0;
-        value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((value ^ (value >> 31)) % bound as u64) as usize
-    }
-
-    /// Fisher and Yates' shuffle.
-    pub fn shuffle<T>(&mut self, items: &mut [T]) {
-        for index in (1..items.len()).rev() {
-            items.swap(index, self.below(index + 1));
-        }
-    }
-}
+pub use rkvm_measure::stats::Random;
 
 /// Times of one contestant, nanoseconds: one row a run, one column a part.
 #[derive(Debug, Default)]
@@ -51,14 +27,8 @@ impl Samples {
 }
 
 pub fn median(values: &[u64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_unstable();
-    let middle = sorted.len() / 2;
-    if sorted.len() % 2 == 1 {
-        sorted[middle] as f64
-    } else {
-        (sorted[middle - 1] + sorted[middle]) as f64 / 2.0
-    }
+    let values: Vec<f64> = values.iter().map(|value| *value as f64).collect();
+    rkvm_measure::stats::median(&values)
 }
 
 const RESAMPLES: usize = 2000;

@@ -312,7 +312,7 @@ const LOOK: Duration = Duration::from_millis(100);
 const DRAIN: Duration = Duration::from_secs(10);
 
 fn show(duration: Duration) -> String {
-    if duration.as_millis() % 1000 == 0 {
+    if duration.as_millis().is_multiple_of(1000) {
         format!("{} s", duration.as_secs())
     } else {
         format!("{} ms", duration.as_millis())

@@ -33,7 +33,7 @@ pub fn render(report: &Report) -> String {
     row(&mut out, &["what".into(), "value".into()]);
     row(&mut out, &["---".into(), "---".into()]);
     for (name, value) in facts::question(report).into_iter().chain(facts::provenance(report)) {
-        row(&mut out, &[escape(&name), escape(&value)]);
+        row(&mut out, &[escape(name), escape(&value)]);
     }
     out.push_str("\n</details>\n");
     out
