@@ -53,6 +53,8 @@ struct Opened {
     name: String,
     plan: MountPlan,
     tree: OwnedFd,
+    /// Where hooks look for it.
+    place: Option<PathBuf>,
 }
 
 /// Descriptors for the machine's process, with the numbers that they will have there.
@@ -152,7 +154,10 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
         streams,
         namespaces: &namespaces,
         entrance: None,
-        shares: shares.into_iter().map(|opened| Share { name: opened.name, tree: opened.tree }).collect(),
+        shares: shares
+            .into_iter()
+            .map(|opened| Share { name: opened.name, tree: opened.tree, place: opened.place })
+            .collect(),
         hooks: spec.hooks().as_ref(),
         state: state.clone(),
     };
@@ -228,7 +233,7 @@ fn root_filesystem(
     };
     match rootfs {
         Rootfs::Bundle => {
-            let opened = open(ROOT.to_owned(), bind(root_path, &["rbind"])?, namespaces).map_err(
+            let mut opened = open(ROOT.to_owned(), bind(root_path, &["rbind"])?, namespaces).map_err(
                 |error| match error {
                     Error::Failed { source, .. } => {
                         Error::failed("open root.path", root_path.display(), source)
@@ -237,6 +242,7 @@ fn root_filesystem(
                     other => other,
                 },
             )?;
+            opened.place = Some(root_path.to_owned());
             Ok((GuestRoot { form: Root::Shared(ROOT.to_owned()), image: None }, vec![opened]))
         }
         Rootfs::Image { image, write_layer } => {
@@ -255,7 +261,7 @@ fn open(name: String, plan: MountPlan, namespaces: &Namespaces) -> Result<Opened
     let userns = namespaces.joined(libc::CLONE_NEWUSER).map(|joined| joined.fd.as_fd());
     let tree = bind::open(&plan, userns)?
         .ok_or_else(|| Error::invalid_spec(format!("mounts[{}]", plan.index), "it is no bind mount"))?;
-    Ok(Opened { name, plan, tree })
+    Ok(Opened { name, plan, tree, place: None })
 }
 
 /// Mounts whose ids are mapped once the new user namespace has its mappings.

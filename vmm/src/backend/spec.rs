@@ -66,7 +66,7 @@ pub fn convert(spec: &Spec, bundle: &std::path::Path, has_link: bool) -> Result<
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
     let size = size(&resources)?;
     if let Some(linux) = guest.linux_mut() {
-        linux.set_cgroups_path(None).set_uid_mappings(None).set_gid_mappings(None).set_seccomp(None);
+        linux.set_cgroups_path(None).set_uid_mappings(None).set_gid_mappings(None);
         linux.set_resources(Some(guest_resources(&resources)));
         let outside = [LinuxNamespaceType::User, LinuxNamespaceType::Network];
         let mut namespaces = linux.namespaces().clone().unwrap_or_default();
@@ -125,12 +125,30 @@ fn check(spec: &Spec, has_link: bool) -> Result<()> {
     if process.is_none() {
         return Err(Error::invalid_spec("process", "missing, and a container needs one to start"));
     }
+    hooks(spec.hooks().as_ref())?;
     let kernel = "the guest has a kernel of its own; use --isolation=container";
     let namespaces = linux.namespaces().as_deref().unwrap_or_default();
+    let has = |kind| namespaces.iter().any(|namespace| namespace.typ() == kind);
+    for (field, set) in [("hostname", spec.hostname().is_some()), ("domainname", spec.domainname().is_some())]
+    {
+        if set && !has(LinuxNamespaceType::Uts) {
+            return Err(Error::invalid_spec(
+                field,
+                "set without a uts namespace; it would change the host's",
+            ));
+        }
+    }
+    for (field, list) in
+        [("linux.uidMappings", linux.uid_mappings()), ("linux.gidMappings", linux.gid_mappings())]
+    {
+        if list.as_ref().is_some_and(|list| !list.is_empty()) && !has(LinuxNamespaceType::User) {
+            return Err(Error::invalid_spec(field, "set without a user namespace to map"));
+        }
+    }
     use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network, Pid, Time, Uts};
     for kind in [Pid, Ipc, Uts, Mount, Network] {
         let given = kind == Network && has_link;
-        if !given && !namespaces.iter().any(|namespace| namespace.typ() == kind) {
+        if !given && !has(kind) {
             return Err(Error::unsupported(
                 format!("linux.namespaces without {kind}"),
                 format!("it means the host's, which a microVM cannot share: {kernel}"),
@@ -166,10 +184,34 @@ fn check(spec: &Spec, has_link: bool) -> Result<()> {
             "linux.resources.hugepageLimits",
             some(resources.and_then(|all| all.hugepage_limits().as_ref().map(Vec::len))),
         ),
-        ("process.ioPriority", process.is_some_and(|process| process.io_priority().is_some())),
     ] {
         if set {
             return Err(Error::unsupported(field, format!("in a microVM it would have no effect: {kernel}")));
+        }
+    }
+    Ok(())
+}
+
+/// The checks of the hooks that run on the host.
+fn hooks(hooks: Option<&Hooks>) -> Result<()> {
+    let Some(hooks) = hooks else { return Ok(()) };
+    #[allow(deprecated)]
+    let kinds = [
+        ("prestart", hooks.prestart()),
+        ("createRuntime", hooks.create_runtime()),
+        ("createContainer", hooks.create_container()),
+        ("startContainer", hooks.start_container()),
+        ("poststart", hooks.poststart()),
+        ("poststop", hooks.poststop()),
+    ];
+    for (kind, list) in kinds {
+        for (index, hook) in list.iter().flatten().enumerate() {
+            if !hook.path().is_absolute() {
+                return Err(Error::invalid_spec(
+                    format!("hooks.{kind}[{index}].path"),
+                    format!("{} is not absolute", hook.path().display()),
+                ));
+            }
         }
     }
     Ok(())

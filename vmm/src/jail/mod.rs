@@ -10,6 +10,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io::{Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 
 use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -35,6 +36,8 @@ pub struct Share {
     pub name: String,
     /// The mount.
     pub tree: OwnedFd,
+    /// Where hooks look for it.
+    pub place: Option<PathBuf>,
 }
 
 /// What the process is made from.
@@ -91,14 +94,15 @@ fn go(mut cell: Cell<'_>, channel: &Channel) -> Result<std::convert::Infallible>
         entrance.join(born).map_err(|errno| failed("enter", "the container's cgroup")(errno.into()))?;
     }
     namespaces(cell.namespaces, channel)?;
-    run_hooks(&cell, channel)?;
+    root::loosen()?;
+    run_hooks(&mut cell, channel)?;
     let proc_self_fd = open_proc()?;
     root::build(std::mem::take(&mut cell.shares))?;
     cell.descriptors.insert(0, proc_self_fd);
     let plan = document(&cell.plan)?;
-    descriptors(plan, channel, cell.descriptors, cell.streams)?;
+    let program = descriptors(plan, channel, cell.program, cell.descriptors, cell.streams)?;
     privileges()?;
-    execute(&cell.program, &cell.plan.id)
+    execute(&program, &cell.plan.id)
 }
 
 /// Joins and makes namespaces. The network first: its privileges may be the host's, which are gone in a user namespace.
@@ -148,13 +152,16 @@ pub fn has_hooks(hooks: Option<&oci_spec::runtime::Hooks>) -> bool {
         .is_some_and(|all| some(all.prestart()) || some(all.create_runtime()) || some(all.create_container()))
 }
 
-fn run_hooks(cell: &Cell<'_>, channel: &Channel) -> Result<()> {
+fn run_hooks(cell: &mut Cell<'_>, channel: &Channel) -> Result<()> {
     let Some(all) = cell.hooks.filter(|all| has_hooks(Some(all))) else { return Ok(()) };
+    // What they mount below the root filesystem is to be there in the guest.
+    cell.shares.iter().try_for_each(root::show)?;
     channel.send(&Report::Enclosed).map_err(|errno| failed("report to", "the creator")(errno.into()))?;
     channel.wait_for(Go::HooksDone)?;
     let mut state = cell.state.clone();
     state["pid"] = std::process::id().into();
-    hooks::run("createContainer", all.create_container().as_ref(), &state)
+    hooks::run("createContainer", all.create_container().as_ref(), &state)?;
+    cell.shares.iter_mut().try_for_each(root::take_back)
 }
 
 /// The file server opens again by these links what it has found; the root of the jail has no /proc.
@@ -173,10 +180,18 @@ fn document(plan: &Plan) -> Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// Gives every descriptor the number that the program expects, and closes all others.
-fn descriptors(plan: OwnedFd, channel: &Channel, rest: Vec<OwnedFd>, streams: Streams) -> Result<()> {
+/// Gives every descriptor the number that the program expects, and has execve close all others. The program's own may get another
+/// number.
+fn descriptors(
+    plan: OwnedFd,
+    channel: &Channel,
+    program: OwnedFd,
+    rest: Vec<OwnedFd>,
+    streams: Streams,
+) -> Result<OwnedFd> {
     let error = failed("arrange", "the descriptors of the machine's process");
     let end = FIRST_FD + rest.len() as i32;
+    let program = fs::move_above(program, end + 1).map_err(&error)?;
     let channel = channel.as_fd().try_clone_to_owned().map_err(&error)?;
     // Out of the way of the numbers first: a descriptor may have one that another is to get.
     let mut wanted = vec![(plan, PLAN_FD), (channel, CHANNEL_FD)];
@@ -203,7 +218,8 @@ fn descriptors(plan: OwnedFd, channel: &Channel, rest: Vec<OwnedFd>, streams: St
         fs::dup_to(fd.as_fd(), *number).map_err(&error)?;
     }
     // The originals are close-on-exec; the caller may have had others open.
-    fs::close_on_exec_from(end as u32).map_err(error)
+    fs::close_on_exec_from(end as u32).map_err(error)?;
+    Ok(program)
 }
 
 fn privileges() -> Result<()> {

@@ -15,16 +15,42 @@ fn failed<E: Into<rkvm_oci::error::Source>>(action: &'static str, target: &str) 
     move |source| Error::failed(action, target, source)
 }
 
-/// Makes an empty tmpfs with `shares` in it the root of this process, and detaches everything else.
-pub(super) fn build(shares: Vec<Share>) -> Result<()> {
-    let slash = open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-        .map_err(failed("open", "/"))?;
-    // Nothing that happens here may reach the host; what the host mounts later arrives here until the pivot.
+fn slash() -> Result<OwnedFd> {
+    open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(failed("open", "/"))
+}
+
+/// Has nothing that happens in this mount namespace reach the host; what the host mounts later arrives here until the pivot.
+pub(super) fn loosen() -> Result<()> {
+    let slash = slash()?;
     for (propagation, depth) in [(libc::MS_SLAVE, Depth::Tree), (libc::MS_PRIVATE, Depth::One)] {
         let attributes = MountAttr { propagation, ..MountAttr::default() };
         mount::set_attributes(slash.as_fd(), depth, &attributes)
             .map_err(failed("set the propagation of", "/"))?;
     }
+    Ok(())
+}
+
+/// Attaches a share where hooks look for it.
+pub(super) fn show(share: &Share) -> Result<()> {
+    let Some(place) = &share.place else { return Ok(()) };
+    let error = |errno: nix::Error| Error::failed("attach", place.display(), errno);
+    let target = open(place.as_path(), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).map_err(error)?;
+    mount::attach(share.tree.as_fd(), target.as_fd())
+        .map_err(|source| Error::failed("attach", place.display(), source))
+}
+
+/// Takes a share that [`show`] has attached again, with what has been mounted below it meanwhile.
+pub(super) fn take_back(share: &mut Share) -> Result<()> {
+    let Some(place) = &share.place else { return Ok(()) };
+    share.tree = mount::clone_tree(share.tree.as_fd(), Path::new(""), Depth::Tree)
+        .map_err(|source| Error::failed("copy the mounts of", place.display(), source))?;
+    Ok(())
+}
+
+/// Makes an empty tmpfs with `shares` in it the root of this process, and detaches everything else.
+pub(super) fn build(shares: Vec<Share>) -> Result<()> {
+    let slash = slash()?;
     let root = tmpfs().map_err(failed("make", "the root of the jail"))?;
     mount::attach(root.as_fd(), slash.as_fd()).map_err(failed("attach", "the root of the jail"))?;
     shares.iter().try_for_each(|share| attach(&root, share))?;

@@ -32,6 +32,9 @@ pub(super) struct Parts {
     pub setup: GuestSetup,
 }
 
+/// No network link but those that are asked for.
+const CMDLINE: &str = "dummy.numdummies=0";
+
 fn vmm(error: crate::Error) -> Error {
     Error::failed("start", "the microVM", crate::backend::chain(&error))
 }
@@ -45,7 +48,7 @@ pub(super) fn start(plan: Plan) -> Result<(Microvm, Parts)> {
     let host = Host::from_fd(descriptor(plan.kvm)?, Path::new("/dev/kvm")).map_err(vmm)?;
     let mut config = VmConfig::new(image(&plan.kernel)?);
     config.initrd = Some(image(&plan.initrd)?);
-    config.cmdline = plan.cmdline;
+    config.cmdline = format!("{CMDLINE} {}", plan.cmdline);
     config.vcpus = plan.vcpus;
     config.processors = Processors::ByInit;
     config.memory_mib = plan.memory_mib;

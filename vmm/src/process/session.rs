@@ -174,7 +174,9 @@ impl Session {
                 match ready {
                     Ready::Machine => {
                         if let Some(end) = self.machine.events().ended() {
-                            return Err(self.ended(&end));
+                            // It may have said why just before.
+                            let Stage::Created(connection) = &mut self.stage else { continue };
+                            return connection.wait(LAST_WORDS_LIMIT).map_err(|_| self.ended(&end));
                         }
                     }
                     Ready::Creator => Self::creator(creator)?,
