@@ -23,7 +23,7 @@ main() {
         say "This host has no /dev/kvm, so only the container is shown"
     fi
     say "Building (the first time takes a few minutes)"
-    cargo build --quiet --bins
+    cargo build --quiet --workspace --bins
     PATH=$(bin_dir):$PATH
     mkdir -p "$CACHE"
     RKVM_ROOT=$(mktemp -d "$CACHE/demo.XXXXXX")

@@ -119,7 +119,7 @@ fn inspect_answers_in_dockers_shape(isolation: Isolation) {
         ("/Config/Labels/a.b", "c".into()),
         ("/Config/Image", "busybox".into()),
         ("/NetworkSettings/IPAddress", "".into()),
-        ("/Isolation", "container".into()),
+        ("/Isolation", if isolation == Isolation::Vm { "vm" } else { "container" }.into()),
     ] {
         assert_eq!(web.pointer(field), Some(&value), "{field} in {web:#}");
     }
