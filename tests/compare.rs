@@ -85,6 +85,33 @@ fn every_start_is_kept_and_its_phases_add_up() {
 }
 
 #[test]
+fn both_isolations_are_measured_on_one_clock() {
+    let sandbox = sandbox();
+    let path = file(&sandbox, "both.json");
+    let args = ["compare", "--ready=exit", "--runs=2", "--warmup=1", "--run-flag=--network=none", "--json"];
+    sandbox.rkvm(args).arg(&path).args(["busybox", "--", "true"]).ok();
+    assert_clean(&sandbox);
+    let report = json(&path);
+    let Some(vm) = report["subjects"].as_array().unwrap().iter().position(|one| one["id"] == "vm") else {
+        let missing = report["missing"].as_array().unwrap();
+        assert!(missing.iter().any(|one| one["id"] == "vm"), "a vm is measured or named");
+        return;
+    };
+    assert_eq!(vm, 1, "all are related to the container");
+    let phases = report["summary"]["subjects"][vm]["phases"].as_array().unwrap();
+    let names: Vec<_> = phases.iter().map(|phase| phase["phase"].as_str().unwrap()).collect();
+    assert_eq!(
+        names,
+        ["command", "image", "rootfs", "network", "sandbox", "boot", "process", "exec", "ready"]
+    );
+    for subject in report["summary"]["subjects"].as_array().unwrap() {
+        assert!(subject["worst_gap"].as_f64().unwrap() < 0.02, "{subject}");
+    }
+    assert!(report["summary"]["comparisons"][0]["ratio"]["value"].as_f64().unwrap() > 1.0);
+    assert_eq!(report["provenance"]["guest_kernel_sha256"].as_str().unwrap().len(), 64);
+}
+
+#[test]
 fn a_delay_shows_in_its_phase_and_nowhere_else() {
     let sandbox = sandbox();
     const DELAY: f64 = 400.0;

@@ -1,6 +1,6 @@
 //! Readiness: what a start is measured to. The same probe on every subject.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -90,22 +90,41 @@ impl Probe {
 
     /// Asks once over the network; whether it is ready. `patience` bounds the connection's making: a packet to a guest that does not listen
     /// yet may be lost, and the kernel would send it again only after a second.
-    pub fn ask(&self, address: SocketAddr, patience: Duration) -> bool {
-        let Ok(stream) = TcpStream::connect_timeout(&address, patience) else { return false };
-        match self {
-            Self::Http { path, .. } => http_is_ready(stream, address, path).unwrap_or(false),
-            _ => true,
+    /// `answer` bounds the wait for what it says then.
+    pub fn ask(&self, address: SocketAddr, patience: Duration, answer: Duration) -> Answer {
+        let Ok(stream) = TcpStream::connect_timeout(&address, patience) else { return Answer::Not };
+        let ready = match self {
+            Self::Http { path, .. } => http_is_ready(stream, address, path, answer),
+            _ => Ok(true),
+        };
+        match ready {
+            Ok(true) => Answer::Ready,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Answer::Late,
+            Ok(false) | Err(_) => Answer::Not,
         }
     }
 }
 
-/// How long an answer may take once the connection is there, before it is asked anew.
-const ANSWER: Duration = Duration::from_secs(1);
+/// What came of a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// It is ready.
+    Ready,
+    /// It is not.
+    Not,
+    /// It took the connection and said nothing in time.
+    Late,
+}
 
-fn http_is_ready(mut stream: TcpStream, address: SocketAddr, path: &str) -> std::io::Result<bool> {
+fn http_is_ready(
+    mut stream: TcpStream,
+    address: SocketAddr,
+    path: &str,
+    answer: Duration,
+) -> std::io::Result<bool> {
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(ANSWER))?;
-    stream.set_write_timeout(Some(ANSWER))?;
+    stream.set_read_timeout(Some(answer))?;
+    stream.set_write_timeout(Some(answer))?;
     // 1.0: the server closes the connection, no chunks.
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {}\r\nConnection: close\r\n\r\n", address.ip())?;
     let mut head = Vec::new();
@@ -131,6 +150,8 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+
+    const LONG: Duration = Duration::from_secs(5);
 
     #[test]
     fn probes_are_read() {
@@ -176,10 +197,19 @@ mod tests {
                 String::from_utf8_lossy(&request[..count]).into_owned()
             });
             let probe: Probe = "http:80/x".parse().unwrap();
-            assert_eq!(probe.ask(address, Duration::from_secs(5)), ready, "{answer:?}");
+            let wanted = if ready { Answer::Ready } else { Answer::Not };
+            assert_eq!(probe.ask(address, LONG, LONG), wanted, "{answer:?}");
             assert!(server.join().unwrap().starts_with("GET /x HTTP/1.0\r\n"));
         }
         let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        assert!(!"tcp:1".parse::<Probe>().unwrap().ask(closed, Duration::from_secs(1)));
+        assert_eq!("tcp:1".parse::<Probe>().unwrap().ask(closed, LONG, LONG), Answer::Not);
+    }
+
+    #[test]
+    fn a_server_that_says_nothing_is_late() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let probe: Probe = "http:80".parse().unwrap();
+        let address = listener.local_addr().unwrap();
+        assert_eq!(probe.ask(address, LONG, Duration::from_millis(20)), Answer::Late);
     }
 }

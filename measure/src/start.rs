@@ -12,7 +12,7 @@ use crate::contestant::{Contestant, Instance, Mode, OwnPhases, Target};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::model::{Failure, PHASE_COMMAND, PhaseTime};
-use crate::probe::Probe;
+use crate::probe::{Answer, Probe};
 use crate::process::{Event, Outputs, Running, Stream};
 
 /// How starts are made.
@@ -234,9 +234,12 @@ impl One<'_> {
 
     fn ask_here(&self, target: &Target, deadline: Instant) -> Result<MonotonicNs> {
         let mut looked = Instant::now();
+        let mut patience = ANSWER;
         loop {
-            if self.conditions.probe.ask(target.address, PATIENCE) {
-                return Ok(MonotonicNs::now());
+            match self.conditions.probe.ask(target.address, PATIENCE, patience) {
+                Answer::Ready => return Ok(MonotonicNs::now()),
+                Answer::Late => patience = (patience * 2).min(LONGEST_ANSWER),
+                Answer::Not => {}
             }
             if interrupt::requested() {
                 return Err(Error::Interrupted);
@@ -283,10 +286,12 @@ impl One<'_> {
         let reached = own
             .and_then(|own| own.phases.last().map(|(phase, _)| phase.clone()))
             .or_else(|| self.contestant.reached(self.instance));
-        let mut log = self.contestant.log(self.instance);
-        let mut written = self.output.tail();
-        written.retain(|line| !line.contains("{\"phases\":") && !is_id(line));
-        log.extend(written);
+        let mut log = self.output.tail();
+        log.retain(|line| !line.contains("{\"phases\":") && !is_id(line));
+        // An attached command has passed on what there is.
+        if log.is_empty() || !self.conditions.probe.is_attached() {
+            log.splice(0..0, self.contestant.log(self.instance));
+        }
         Error::NotReady(Box::new(Failure {
             subject: self.contestant.subject().id.clone(),
             order: 0,
@@ -304,6 +309,11 @@ fn is_id(line: &str) -> bool {
 
 /// How long a connection may take to be made before a new one is tried.
 const PATIENCE: Duration = Duration::from_millis(20);
+/// How long the first answer may take once the connection is there, before it is asked anew: a request to a server that has just begun
+/// may be lost, and a server that answers slowly must be heard too. It doubles each time.
+const ANSWER: Duration = Duration::from_millis(50);
+/// Longest time for an answer.
+const LONGEST_ANSWER: Duration = Duration::from_secs(10);
 /// Pause between two questions: the error of a measurement, and the load that asking makes.
 const PAUSE: Duration = Duration::from_micros(500);
 /// How often it is looked whether the program still runs.

@@ -126,12 +126,12 @@ fn peak(trial: &Trial) -> String {
 }
 
 fn process(trial: &Trial) -> String {
-    let Some(Process { uid, has_filter, threads, capabilities }) = &trial.process else {
+    let Some(Process { uid, threads, filtered, capabilities }) = &trial.process else {
         return too_soon(trial);
     };
-    let filter = if *has_filter { "filtered" } else { "NOT filtered" };
     let plural = if *threads == 1 { "" } else { "s" };
-    format!("uid {uid}, {filter}, {} capabilities, {threads} thread{plural}", capabilities.count_ones())
+    let count = capabilities.count_ones();
+    format!("uid {uid}, {count} capabilities, {threads} thread{plural}, {filtered} filtered")
 }
 
 fn capability_name(number: u32) -> String {
@@ -184,14 +184,13 @@ fn vm_protects(watched: &Watched, vm: &Trial) -> Vec<String> {
         ));
     }
     if let Some(process) = &vm.process {
-        let filter = if process.has_filter { "has a filter on its system calls" } else { "has NO filter on its system calls" };
         let capabilities = match process.capabilities.count_ones() {
             0 => "no capability".to_owned(),
             count => format!("{count} capabilities in its namespaces"),
         };
         reasons.push(format!(
-            "What the host sees is the VMM: user {}, {} threads, {capabilities}; its first thread {filter}. To reach the host, a bug in the VMM or in KVM must follow one in the guest.",
-            process.uid, process.threads
+            "What the host sees is the VMM: user {}, {capabilities}; {} of its {} threads have a filter on their system calls. To reach the host, a bug in the VMM or in KVM must follow one in the guest.",
+            process.uid, process.filtered, process.threads
         ));
     }
     reasons

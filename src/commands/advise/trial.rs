@@ -47,10 +47,10 @@ pub struct Trial {
 pub struct Process {
     /// User id on the host.
     pub uid: u32,
-    /// Whether a system call filter is loaded.
-    pub has_filter: bool,
     /// Threads.
     pub threads: usize,
+    /// Those of them with a filter on their system calls.
+    pub filtered: usize,
     /// Bits of the effective capabilities.
     pub capabilities: u64,
 }
@@ -168,8 +168,15 @@ fn look(lookup: &Lookup, name: &str) -> Option<Process> {
     };
     Some(Process {
         uid: field("Uid:")?.parse().ok()?,
-        has_filter: field("Seccomp:")? == "2",
         threads: field("Threads:")?.parse().ok()?,
+        filtered: filtered(pid),
         capabilities: u64::from_str_radix(field("CapEff:")?, 16).ok()?,
     })
+}
+
+/// Threads of a process whose system calls are filtered.
+fn filtered(pid: i32) -> usize {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let status = |task: fs::DirEntry| fs::read_to_string(task.path().join("status")).unwrap_or_default();
+    tasks.map(status).filter(|status| status.lines().any(|line| line == "Seccomp:\t2")).count()
 }
