@@ -87,8 +87,8 @@ pub fn watched(order: &Order, context: &Context, session: &Session, policy: Poli
 /// # Errors
 /// This program cannot find itself.
 pub fn plain(order: &Order, context: &Context, session: &Session, isolation: Isolation) -> Result<Trial> {
-    if let Err(error) = crate::backend::backend(isolation) {
-        return Ok(Trial { outcome: Err(error.to_string()), memory: None, process: None });
+    if let Some(reason) = session::unusable(isolation) {
+        return Ok(Trial { outcome: Err(reason), memory: None, process: None });
     }
     let rkvm = rkvm(order, context, session, isolation, &[])?;
     let lookup = session::lookup(context);

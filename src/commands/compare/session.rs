@@ -1,7 +1,7 @@
 //! Containers of measurements: finding them, and removing what a killed measurement left.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::Result;
@@ -10,7 +10,7 @@ use rkvm_engine::record::NetworkMode;
 use rkvm_measure::process::helper;
 use rkvm_measure::rkvm::{Lookup, Seen};
 use rkvm_measure::session::{self, LABEL};
-use rkvm_oci::Phase;
+use rkvm_oci::{Isolation, Phase};
 
 use crate::context::Context;
 
@@ -97,10 +97,13 @@ fn reached(engine: &Engine, container: &Container) -> Phase {
     }
 }
 
-/// Where the guest's kernel lies that a microVM of this engine boots; `None`: nowhere.
-pub fn guest_kernel(lib_dir: &Path, kvm: &str) -> Option<PathBuf> {
-    let name = if kvm == "pvm" { "vmlinux-pvm" } else { "vmlinux-plain" };
-    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("guest")));
-    let folders = [std::env::var_os("RKVM_GUEST").map(PathBuf::from), beside, Some(lib_dir.join("guest"))];
-    folders.into_iter().flatten().map(|folder| folder.join(name)).find(|path| path.exists())
+/// Why an isolation cannot be used on this host; `None`: it can.
+pub fn unusable(isolation: Isolation) -> Option<String> {
+    let checked = crate::backend::backend(isolation).and_then(|backend| backend.check_host());
+    checked.err().map(|error| format!("{:#}", anyhow::Error::from(error)))
+}
+
+/// The guest kernel that a microVM boots on this host; `None`: there is none.
+pub fn guest_kernel() -> Option<PathBuf> {
+    Some(PathBuf::from(crate::backend::machines().guest.kernel)).filter(|path| path.is_file())
 }

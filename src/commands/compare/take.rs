@@ -140,8 +140,8 @@ fn contestants(order: &Order, context: &Context, image: &Image, session: &Sessio
     let mut found: Vec<Box<dyn Contestant>> = vec![];
     let mut missing = vec![];
     for &isolation in &order.isolations {
-        if let Err(error) = crate::backend::backend(isolation) {
-            missing.push(Missing { id: isolation.to_string(), reason: error.to_string() });
+        if let Some(reason) = session::unusable(isolation) {
+            missing.push(Missing { id: isolation.to_string(), reason });
             continue;
         }
         found.push(Box::new(rkvm_contestant(order, context, session, isolation)?));
@@ -222,7 +222,7 @@ fn machine(order: &Order, context: &Context, image: &Image) -> Result<Result<Mac
     if !peers::needs_machine(&order.peers) {
         return Ok(Err(String::new()));
     }
-    let Some(kernel) = session::guest_kernel(&context.lib_dir, &kvm()) else {
+    let Some(kernel) = session::guest_kernel() else {
         return Ok(Err("there is no guest kernel: `./x guest` builds it".to_owned()));
     };
     Ok(Ok(Machine { kernel, root: Store::open(&context.lib_dir).erofs(&image.id)? }))
@@ -262,7 +262,7 @@ fn describe(
     let filesystem = rkvm_engine::host::filesystem_of(&context.lib_dir);
     provenance.configuration.insert("file system of the image store".to_owned(), filesystem);
     if contestants.iter().any(|one| one.subject().kind == SubjectKind::Vm)
-        && let Some(path) = session::guest_kernel(&context.lib_dir, &provenance.kvm)
+        && let Some(path) = session::guest_kernel()
     {
         let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         provenance.guest_kernel_sha256 = Some(Digest::of(&bytes).hex().to_owned());
