@@ -87,8 +87,8 @@ fn open_forbidden(s: &Subject) {
 }
 
 /// Device numbers 10:229 (fuse) and 10:237 (loop-control), which every user may open: opened for reading, for writing.
-const PROBE: &str = "for n in 229 237; do mknod /tmp/d$n c 10 $n; ( : < /tmp/d$n ) 2>/dev/null; echo r$n $?; \
-                     ( : >> /tmp/d$n ) 2>/dev/null; echo w$n $?; done";
+const PROBE: &str = "for n in 229 237; do mknod /dev/d$n c 10 $n; ( : < /dev/d$n ) 2>/dev/null; echo r$n $?; \
+                     ( : >> /dev/d$n ) 2>/dev/null; echo w$n $?; done";
 
 fn rules(s: &Subject) {
     let mut bundle = s.script(PROBE);

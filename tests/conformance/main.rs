@@ -91,6 +91,9 @@ fn main() -> ExitCode {
             }
         }
     }
+    let names: Vec<_> =
+        TOPICS.iter().flat_map(|(topic, cases)| cases.iter().map(move |case| (*topic, case.name))).collect();
+    assert!(not_in_a_vm::all_are_cases(&names), "not_in_a_vm.rs names a case that does not exist");
     if !have("runc") {
         eprintln!("runc, the oracle, is not installed: its cases will fail (apt-get install runc)");
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::{Hooks, LinuxCpu, LinuxDeviceType, LinuxNamespaceType, LinuxResources, Mount, Spec};
 use rkvm_linux::mounts::options::{Plan as MountPlan, Source};
+use rkvm_linux::sys::mount::attr;
 use rkvm_oci::stats::Stats;
 use rkvm_oci::{Error, Result};
 
@@ -93,6 +94,12 @@ fn share(index: usize, mount: &mut Mount, bundle: &std::path::Path) -> Result<Op
     let plan = MountPlan::new(index, mount, bundle)?;
     let Source::Bind(source, _) = &plan.source else { return Ok(None) };
     refuse_sockets(index, source)?;
+    if (plan.recursive.set | plan.recursive.clear) & !attr::RDONLY != 0 {
+        return Err(Error::unsupported(
+            format!("mounts[{index}].options"),
+            "of the recursive options only `rro` and `rrw` reach the mounts below a folder that is shared with a microVM",
+        ));
+    }
     let name = index.to_string();
     // Ids are the business of the host's side, which knows the file system.
     let options =
@@ -295,6 +302,11 @@ pub fn split_update(resources: &LinuxResources) -> Result<(LinuxResources, Linux
 
 /// Puts what only the guest can see into the host's view of the machine.
 pub fn join_stats(outside: &mut Stats, inside: Stats) {
+    outside.memory_usage_bytes = inside.memory_usage_bytes;
+    outside.memory_inactive_file_bytes = inside.memory_inactive_file_bytes;
+    outside.memory_limit_bytes = inside.memory_limit_bytes;
+    outside.memory_max_usage_bytes = inside.memory_max_usage_bytes;
+    outside.memory_failcnt = inside.memory_failcnt;
     outside.pids_current = inside.pids_current;
     outside.pids_limit = inside.pids_limit;
     outside.oom_kills = inside.oom_kills;

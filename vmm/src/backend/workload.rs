@@ -184,9 +184,6 @@ impl Workload for Vm {
 
     fn exec(&mut self, request: ExecRequest<'_>) -> Result<Box<dyn ExecProcess>> {
         self.process()?;
-        if self.is_paused() {
-            return Err(Error::failed("run a process in", &self.id, "it is paused"));
-        }
         Ok(Box::new(exec::exec(&self.state_dir, request)?))
     }
 

@@ -11,6 +11,7 @@ use rkvm_oci::{Error, Result};
 
 use super::descriptor;
 use crate::backend::plan::{NamedFile, Plan};
+use crate::jail::seccomp::{self, Thread};
 use crate::virtio::block::Block;
 use crate::virtio::fs::{Fs, Share};
 use crate::virtio::net::Net;
@@ -70,7 +71,7 @@ pub(super) fn start(plan: Plan) -> Result<(Microvm, Parts)> {
     }
     let control = UnixListener::from(descriptor(plan.control)?);
     let machine = crate::build(&host, config).map_err(vmm)?;
-    machine.start().map_err(vmm)?;
+    machine.start_with(|kind| seccomp::confine(Thread::Of(kind))).map_err(vmm)?;
     let parts = Parts {
         guest,
         control,

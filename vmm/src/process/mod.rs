@@ -9,6 +9,7 @@ pub(crate) mod sys;
 
 use std::fs::File;
 use std::io::Read;
+use std::mem::ManuallyDrop;
 use std::os::fd::OwnedFd;
 
 use rkvm_oci::failure::Failure;
@@ -16,6 +17,7 @@ use rkvm_oci::{Error, ExitStatus, Result};
 
 use crate::backend::channel::{Channel, Report};
 use crate::backend::plan::{CHANNEL_FD, PLAN_FD, Plan};
+use crate::jail::seccomp::{self, Thread};
 
 /// Exit code of a machine that failed.
 const FAILED: i32 = 125;
@@ -88,5 +90,8 @@ impl Creator {
 fn run(plan: Plan, creator: &mut Creator) -> Result<ExitStatus> {
     let signals = signals::block().map_err(|source| Error::failed("catch", "signals", source))?;
     let (machine, parts) = machine::start(plan)?;
-    session::Session::new(machine, parts, signals)?.run(creator)
+    // The process ends with the session: taking the machine apart piece by piece would only keep its parent waiting.
+    let mut session = ManuallyDrop::new(session::Session::new(machine, parts, signals)?);
+    seccomp::confine(Thread::Main).map_err(|source| Error::failed("confine", "the main thread", source))?;
+    session.run(creator)
 }

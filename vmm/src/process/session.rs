@@ -99,7 +99,7 @@ impl Session {
     }
 
     /// Boots, sets the guest up, and goes on until its process has ended.
-    pub(super) fn run(mut self, creator: &mut Creator) -> Result<ExitStatus> {
+    pub(super) fn run(&mut self, creator: &mut Creator) -> Result<ExitStatus> {
         let done = self.boot(creator).and_then(|()| self.serve(creator));
         done.map_err(|error| self.explain(error))
     }
