@@ -1,12 +1,14 @@
 //! Boots the guest kernel with our init for a test, and speaks the protocol to it.
 
+#![allow(dead_code, reason = "no test binary uses all of it")]
+
 use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use rkvm_guest_protocol::host::{Connection, Ended, Relay, Streams};
-use rkvm_guest_protocol::{GuestSetup, INIT_PORT, Root, ToGuest, ToHost, WriteLayer};
+use rkvm_guest_protocol::{GuestSetup, INIT_PORT, Root, SERVICE_PORT, ToGuest, ToHost, WriteLayer};
 use rkvm_oci::ExitStatus;
 use rkvm_oci::failure::Failure;
 use rkvm_vmm::virtio::{block::Block, rng::Rng, vsock::Vsock};
@@ -111,14 +113,14 @@ impl Guest {
         Some(Self { machine, main, folder })
     }
 
-    /// Path of the host's side of the guest's sockets.
-    pub fn socket(&self) -> PathBuf {
-        self.folder.path().join("vsock.sock")
+    /// Sets up and starts `spec`, relays until its end, waits for the power-off.
+    pub fn run(self, spec: Value) -> Run {
+        self.run_with(setup(spec), b"")
     }
 
-    /// Sets up and starts `spec`, relays until its end, waits for the power-off.
-    pub fn run(mut self, spec: Value) -> Run {
-        match self.main.call(&ToGuest::Setup(Box::new(setup(spec))), LIMIT) {
+    /// As [`Guest::run`], with the whole set-up and standard input.
+    pub fn run_with(mut self, setup: GuestSetup, input: &[u8]) -> Run {
+        match self.main.call(&ToGuest::Setup(Box::new(setup)), LIMIT) {
             Ok(ToHost::Ready) => {}
             Ok(other) => panic!("{other:?}"),
             Err(rkvm_guest_protocol::host::Error::Failed(failure)) => {
@@ -129,9 +131,58 @@ impl Guest {
         }
         let Self { machine, mut main, folder: _folder } = self;
         main.send(&ToGuest::Start);
-        let (status, stdout, stderr) = relay(main, b"");
+        let (status, stdout, stderr) = relay(main, input);
         let end = machine.wait(Some(LIMIT));
         Run { status, stdout, stderr, end }
+    }
+
+    /// Starts `spec` and leaves it running; its relay ends with the machine.
+    pub fn start(mut self, spec: Value) -> Running {
+        self.main.call(&ToGuest::Setup(Box::new(setup(spec))), LIMIT).unwrap();
+        let started = self.main.call(&ToGuest::Start, LIMIT).unwrap();
+        assert!(matches!(started, ToHost::Started { .. }), "{started:?}");
+        Running { machine: self.machine, main: self.main, folder: self.folder }
+    }
+}
+
+/// A guest whose process runs.
+pub struct Running {
+    pub machine: Microvm,
+    pub main: Connection,
+    pub folder: tempfile::TempDir,
+}
+
+impl Running {
+    /// Path of the host's side of the guest's sockets.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("vsock.sock")
+    }
+
+    /// A stream on which `process` has been asked for.
+    pub fn exec(&self, process: Value) -> Connection {
+        let mut connection = Connection::open(&self.socket(), SERVICE_PORT, LIMIT).unwrap();
+        let process = serde_json::from_value(process).unwrap();
+        connection.send(&ToGuest::Exec(Box::new(process)));
+        connection
+    }
+
+    /// Runs a shell script beside the process.
+    pub fn exec_shell(&self, script: &str, input: &[u8]) -> (Result<ExitStatus, Failure>, String, String) {
+        relay(self.exec(shell(script)["process"].clone()), input)
+    }
+
+    /// Ends the process by SIGKILL and waits for the power-off.
+    pub fn end(mut self) -> (ToHost, End) {
+        let kill = ToGuest::Signal(rkvm_oci::Signal::KILL, rkvm_oci::KillScope::Init);
+        self.main.send(&kill);
+        let last = loop {
+            match self.main.wait(LIMIT).unwrap() {
+                ToHost::Stdout(_) | ToHost::Stderr(_) | ToHost::StdinClosed => {}
+                other => break other,
+            }
+        };
+        drop(self.main);
+        (last, self.machine.wait(Some(LIMIT)))
     }
 }
 
