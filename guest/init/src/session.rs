@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use rkvm_guest_protocol::{
-    FrameReader, GuestProcess, GuestSetup, MAX_STREAM_DATA, Question, STDIN_WINDOW, ToGuest, ToHost, VERSION,
+    FrameReader, GuestProcess, GuestSetup, OutputKind, Question, STDIN_WINDOW, ToGuest, ToHost, VERSION,
     WindowSize, marker,
 };
 use rkvm_oci::failure::Failure;
@@ -21,7 +21,8 @@ const MAX_WAITING: usize = 256 << 10;
 const MAX_LAST_OUTPUT: usize = 1 << 20;
 /// How long the host may take to read the last messages, seconds.
 const CLOSE_SECONDS: libc::c_int = 10;
-const CHUNK: usize = 32 << 10;
+/// Bytes that are read at once: what a pipe holds.
+const CHUNK: usize = 64 << 10;
 
 /// Which of a session's descriptors `poll` spoke of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,14 +163,16 @@ impl Session {
     }
 
     fn flush(&mut self) {
-        while !self.outgoing.is_empty() {
-            match self.stream.write(&self.outgoing) {
-                Ok(count) if count > 0 => drop(self.outgoing.drain(..count)),
+        let mut sent = 0;
+        while sent < self.outgoing.len() {
+            match self.stream.write(&self.outgoing[sent..]) {
+                Ok(count) if count > 0 => sent += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 _ => return self.host_is_gone(),
             }
         }
+        self.outgoing.drain(..sent);
     }
 
     /// The host has closed its stream: its process is of no use to anybody.
@@ -182,7 +185,8 @@ impl Session {
     }
 
     fn receive(&mut self, machine: &mut Machine, marker: &mut Marker) {
-        let mut bytes = vec![0; MAX_STREAM_DATA];
+        // On the stack: a buffer of this size from the heap is mapped and unmapped each time, which costs a page fault a page.
+        let mut bytes = [0; CHUNK];
         match self.stream.read(&mut bytes) {
             Ok(0) => return self.host_is_gone(),
             Ok(count) => self.reader.push(&bytes[..count]),
@@ -337,15 +341,9 @@ impl Session {
         let Some(process) = &mut self.process else { return 0 };
         let slot = if source == Source::Stdout { &mut process.stdout } else { &mut process.stderr };
         let Some(file) = slot else { return 0 };
-        let mut bytes = vec![0; CHUNK];
-        match file.read(&mut bytes) {
-            Ok(count) if count > 0 => {
-                bytes.truncate(count);
-                let message =
-                    if source == Source::Stdout { ToHost::Stdout(bytes) } else { ToHost::Stderr(bytes) };
-                self.send(&message);
-                count
-            }
+        let kind = if source == Source::Stdout { OutputKind::Stdout } else { OutputKind::Stderr };
+        match ToHost::append_output(&mut self.outgoing, kind, CHUNK, |room| file.read(room)) {
+            Ok(count) if count > 0 => count,
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => 0,
             // The end of a pipe, or EIO of a terminal without a process.
             _ => {

@@ -67,6 +67,27 @@ pub(crate) fn encode(kind: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// Appends a frame whose payload `read` puts in place; nothing when it gives none.
+pub(crate) fn append_with(
+    frames: &mut Vec<u8>,
+    kind: u8,
+    limit: usize,
+    read: impl FnOnce(&mut [u8]) -> std::io::Result<usize>,
+) -> std::io::Result<usize> {
+    let start = frames.len();
+    frames.resize(start + HEAD_BYTES + limit, 0);
+    let result = read(&mut frames[start + HEAD_BYTES..]);
+    let bytes = *result.as_ref().unwrap_or(&0);
+    if bytes == 0 {
+        frames.truncate(start);
+    } else {
+        frames[start] = kind;
+        frames[start + 4..start + HEAD_BYTES].copy_from_slice(&(bytes as u32).to_le_bytes());
+        frames.truncate(start + HEAD_BYTES + bytes);
+    }
+    result
+}
+
 /// Takes a stream apart, however its bytes arrive. Holds at most one frame and what came with it.
 #[derive(Debug, Default)]
 pub struct FrameReader {

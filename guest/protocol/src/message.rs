@@ -6,7 +6,7 @@ use rkvm_oci::stats::Stats;
 use rkvm_oci::{ExitStatus, KillScope, Signal};
 use serde::{Deserialize, Serialize};
 
-use crate::frame::{Error, MAX_DOCUMENT, MAX_STREAM_DATA, Message, encode};
+use crate::frame::{Error, MAX_DOCUMENT, MAX_STREAM_DATA, Message, append_with, encode};
 use crate::setup::{GuestProcess, GuestSetup};
 
 /// Size of a terminal, in characters.
@@ -198,7 +198,31 @@ impl Message for ToGuest {
     }
 }
 
+/// Which of a process's two outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputKind {
+    /// [`ToHost::Stdout`].
+    Stdout,
+    /// [`ToHost::Stderr`].
+    Stderr,
+}
+
 impl ToHost {
+    /// Appends a frame of output to `frames`, whose payload `read` puts in place, at most `limit` bytes: no copy in between. Nothing is
+    /// appended when `read` gives none.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub fn append_output(
+        frames: &mut Vec<u8>,
+        kind: OutputKind,
+        limit: usize,
+        read: impl FnOnce(&mut [u8]) -> std::io::Result<usize>,
+    ) -> std::io::Result<usize> {
+        let kind = if kind == OutputKind::Stdout { 5 } else { 6 };
+        append_with(frames, kind, limit.min(MAX_STREAM_DATA), read)
+    }
+
     /// The frame.
     pub fn encode(&self) -> Vec<u8> {
         match self {
