@@ -49,13 +49,7 @@ fn several_at_once_each_with_its_own_streams_and_code() {
     let (status, stdout, _) =
         running.exec_shell("cat /proc/1/cmdline | tr '\\0' ' '; hostname; kill -9 $$", b"");
     assert_eq!(status, Ok(ExitStatus::Signaled(Signal::KILL)));
-    assert_eq!(
-        stdout,
-        "/bin/sh -c sleep 1000 guest\n".replace(
-            "/bin/sh -c sleep 1000 ",
-            if stdout.starts_with("sleep") { "sleep 1000 " } else { "/bin/sh -c sleep 1000 " }
-        )
-    );
+    assert!(stdout.contains("sleep 1000") && stdout.ends_with("guest\n"), "{stdout}");
     let mut missing = shell("")["process"].clone();
     missing["args"] = json!(["nonesuch"]);
     let mut connection = running.exec(missing);
@@ -83,8 +77,12 @@ fn a_terminal_has_a_size_and_takes_new_ones_and_control_characters() {
     say(&mut connection, "stty size; tty\n");
     assert!(until(&mut connection, "/dev/pts/").contains("33 101"));
     connection.send(&ToGuest::Resize(WindowSize { rows: 7, columns: 9 }));
-    say(&mut connection, "stty size; sleep 1000; echo af''ter\n");
-    until(&mut connection, "7 9");
+    say(
+        &mut connection,
+        "stty size; sh -c \"trap 'exit 1' INT; echo re''ady; while :; do :; done\"; echo af''ter\n",
+    );
+    let seen = until(&mut connection, "ready");
+    assert!(seen.contains("7 9"), "{seen}");
     say(&mut connection, "\u{3}");
     say(&mut connection, "exit 5\n");
     loop {
