@@ -1,5 +1,6 @@
 //! Boots the guest kernel with our init for a test, and speaks the protocol to it.
 
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
 #![allow(dead_code, reason = "no test binary uses all of it")]
 
 use std::io::Read;

@@ -182,7 +182,7 @@ impl Relay {
     /// The guest is gone or does not keep to the protocol: its process is lost.
     pub fn handle(&mut self, slot: Slot) -> Result<()> {
         match slot {
-            Slot::Guest => self.from_guest(),
+            Slot::Guest => self.hear_guest(),
             Slot::Input => self.read_input(),
             Slot::Output => {
                 self.output.write();
@@ -195,7 +195,7 @@ impl Relay {
         }
     }
 
-    fn from_guest(&mut self) -> Result<()> {
+    fn hear_guest(&mut self) -> Result<()> {
         self.connection.flush()?;
         let received = self.connection.receive()?;
         while self.ended.is_none() {

@@ -206,7 +206,7 @@ impl VsockHandler {
                 // The slice is as long as the packet's header says, or there is none.
                 let taken = match packet.data_slice() {
                     Some(data) => connection.take(data).is_ok(),
-                    None => packet.len() == 0,
+                    None => packet.is_empty(),
                 };
                 if !taken {
                     return self.reset(token, Some(key), ops);
