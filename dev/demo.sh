@@ -26,7 +26,8 @@ main() {
     cargo build --quiet --workspace --bins
     PATH=$(bin_dir):$PATH
     mkdir -p "$CACHE"
-    RKVM_ROOT=$(mktemp -d "$CACHE/demo.XXXXXX")
+    # The real path: the cache may be a link, and mounts are listed by where they are.
+    RKVM_ROOT=$(realpath "$(mktemp -d "$CACHE/demo.XXXXXX")")
     export RKVM_ROOT
     trap clean_up EXIT
     trap 'exit 130' INT
