@@ -1,9 +1,13 @@
 //! `rkvm-oci create`.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
+use rkvm_oci::backend::Kernel;
 use rkvm_oci::runtime::{self, CreateOptions};
 use rkvm_oci::{Bundle, Keyring, Result, Rootfs, Stdio, Timeline, Workload};
+
+use rkvm_vmm::artifacts;
 
 use super::{Context, stdio};
 
@@ -31,8 +35,44 @@ pub struct CreateArgs {
     /// Pass this many descriptors, from 3 on, to the container
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub preserve_fds: u32,
+    #[command(flatten)]
+    pub guest: GuestArgs,
     /// The container's id
     pub id: String,
+}
+
+/// What a microVM boots, in place of what comes with this program.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "MicroVM (--isolation=vm)")]
+pub struct GuestArgs {
+    /// Guest kernel: an ELF vmlinux or a bzImage
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// Initramfs of the guest, with this program's init in it
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<PathBuf>,
+    /// Words to add to the guest kernel's command line
+    #[arg(long, value_name = "WORDS")]
+    cmdline: Option<String>,
+}
+
+impl GuestArgs {
+    /// The annotations of config.json that say the same.
+    fn annotations(&self) -> Result<HashMap<String, String>> {
+        let absolute = |path: &PathBuf| -> Result<String> {
+            let path = std::path::absolute(path)
+                .map_err(|source| rkvm_oci::Error::failed("use", path.display(), source))?;
+            Ok(path.display().to_string())
+        };
+        let mut all = HashMap::new();
+        for (key, path) in [(artifacts::KERNEL, &self.kernel), (artifacts::INITRD, &self.initrd)] {
+            if let Some(path) = path {
+                all.insert(key.to_owned(), absolute(path)?);
+            }
+        }
+        all.extend(self.cmdline.clone().map(|words| (artifacts::CMDLINE.to_owned(), words)));
+        Ok(all)
+    }
 }
 
 /// Flags of `rkvm-oci create`.
@@ -62,7 +102,17 @@ pub fn create(
     stdio::check_preserved(preserve_fds)?;
     let activated = with_listen_fds(bundle, activation);
     let bundle = activated.as_ref().unwrap_or(bundle);
+    let guest = args.guest.annotations()?;
+    let given = !guest.is_empty();
+    let annotated = with_annotations(bundle, guest);
+    let bundle = annotated.as_ref().unwrap_or(bundle);
     let backend = context.backend_for(bundle)?;
+    if given && backend.needs().kernel == Kernel::Host {
+        return Err(rkvm_oci::Error::unsupported(
+            "--kernel, --initrd or --cmdline",
+            "the container runs on the host's kernel; use --isolation=vm",
+        ));
+    }
     let options = CreateOptions {
         id: &args.id,
         bundle,
@@ -83,6 +133,18 @@ pub fn create(
         return Err(error);
     }
     Ok(workload)
+}
+
+/// The bundle with these annotations, when there are any.
+fn with_annotations(bundle: &Bundle, more: HashMap<String, String>) -> Option<Bundle> {
+    if more.is_empty() {
+        return None;
+    }
+    let mut bundle = bundle.clone();
+    let mut all = bundle.spec.annotations().clone().unwrap_or_default();
+    all.extend(more);
+    bundle.spec.set_annotations(Some(all));
+    Some(bundle)
 }
 
 /// The bundle with the variables of socket activation, when there are any descriptors of it.

@@ -157,7 +157,7 @@ fn check(spec: &Spec, has_link: bool) -> Result<()> {
         let given = kind == Network && has_link;
         if !given && !has(kind) {
             return Err(Error::unsupported(
-                format!("linux.namespaces without {kind}"),
+                format!("linux.namespaces without {}", name(kind)),
                 format!("it means the host's, which a microVM cannot share: {kernel}"),
             ));
         }
@@ -166,7 +166,7 @@ fn check(spec: &Spec, has_link: bool) -> Result<()> {
         let joined = namespace.path().as_ref().is_some_and(|path| !path.as_os_str().is_empty());
         if joined && matches!(namespace.typ(), Pid | Ipc | Uts | Mount | Cgroup | Time) {
             return Err(Error::unsupported(
-                format!("linux.namespaces[{index}].path ({})", namespace.typ()),
+                format!("linux.namespaces[{index}].path ({})", name(namespace.typ())),
                 format!("a microVM cannot join a namespace of the host: {kernel}"),
             ));
         }
@@ -197,6 +197,20 @@ fn check(spec: &Spec, has_link: bool) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A kind of namespace as config.json names it.
+fn name(kind: LinuxNamespaceType) -> &'static str {
+    match kind {
+        LinuxNamespaceType::Mount => "mount",
+        LinuxNamespaceType::Cgroup => "cgroup",
+        LinuxNamespaceType::Uts => "uts",
+        LinuxNamespaceType::Ipc => "ipc",
+        LinuxNamespaceType::User => "user",
+        LinuxNamespaceType::Pid => "pid",
+        LinuxNamespaceType::Network => "network",
+        LinuxNamespaceType::Time => "time",
+    }
 }
 
 /// The checks of the hooks that run on the host.
