@@ -288,3 +288,97 @@ fn a_detached_process_ends_with_its_exit_code() {
         oci(sandbox, &["delete"]).arg(sandbox.id("c")).ok();
     });
 }
+
+/// A named network namespace with an Ethernet link in it, whose other end is on the host; both end with it.
+struct Net<'a> {
+    sandbox: &'a Sandbox,
+    name: String,
+    host: String,
+}
+
+impl<'a> Net<'a> {
+    /// `number` tells it from those of other tests.
+    fn new(sandbox: &'a Sandbox, number: u8) -> Self {
+        let name = format!("{}-net", sandbox.tag());
+        let host = format!("vt{:x}{number:x}", std::process::id());
+        let net = Self { sandbox, name, host };
+        net.ip(&["netns", "add", &net.name]);
+        net.ip(&["link", "add", &net.host, "type", "veth", "peer", "name", "eth0", "netns", &net.name]);
+        net.ip(&["addr", "add", &format!("10.213.{number}.1/24"), "dev", &net.host]);
+        net.ip(&["link", "set", &net.host, "up"]);
+        net.ip(&["-n", &net.name, "addr", "add", &format!("10.213.{number}.2/24"), "dev", "eth0"]);
+        net.ip(&["-n", &net.name, "link", "set", "eth0", "mtu", "1400", "up"]);
+        net.ip(&["-n", &net.name, "route", "add", "10.99.0.0/16", "via", &format!("10.213.{number}.1")]);
+        net
+    }
+
+    fn ip(&self, args: &[&str]) {
+        self.sandbox.command("ip").args(args).ok();
+    }
+}
+
+impl Drop for Net<'_> {
+    fn drop(&mut self) {
+        self.sandbox.command("ip").args(["netns", "del", &self.name]).run();
+        self.sandbox.command("ip").args(["link", "del", &self.host]).run();
+    }
+}
+
+/// Answers one connection with what it says.
+fn echo(address: &str) -> (u16, std::thread::JoinHandle<()>) {
+    let listener = std::net::TcpListener::bind((address, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let thread = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut text = vec![];
+        std::io::Read::read_to_end(&mut stream, &mut text).unwrap();
+        std::io::Write::write_all(&mut stream, &text).unwrap();
+    });
+    (port, thread)
+}
+
+#[test]
+fn a_link_of_the_namespace_becomes_the_guests() {
+    with_kvm(|sandbox| {
+        let net = Net::new(sandbox, 11);
+        let (port, server) = echo("10.213.11.1");
+        let script = format!(
+            "cat /sys/class/net/eth0/mtu; ip -4 -o addr show dev eth0; ip route; head -c 300000 /dev/zero | tr '\\0' x | \
+             nc 10.213.11.1 {port} | wc -c"
+        );
+        let mut bundle = sandbox.bundle("c", &["sh", "-c", &script]);
+        bundle.namespace(json!({ "type": "network", "path": format!("/run/netns/{}", net.name) }));
+        let said = run(sandbox, &bundle, &[]).ok().text();
+        server.join().unwrap();
+        assert!(said.starts_with("1400\n") && said.contains("inet 10.213.11.2/24"), "{said}");
+        assert!(said.contains("10.99.0.0/16 via 10.213.11.1") && said.ends_with("300000"), "{said}");
+        // Again: what the first machine left on the link is replaced.
+        run(sandbox, &bundle.args(&["true"]), &[]).ok();
+        // Two links, and nothing to tell which one is meant.
+        net.ip(&["-n", &net.name, "link", "add", "second", "type", "veth", "peer", "name", "third"]);
+        net.ip(&["-n", &net.name, "link", "set", "second", "up"]);
+        run(sandbox, &bundle, &[]).fails("second");
+    });
+}
+
+#[test]
+fn a_link_that_a_hook_brings_becomes_the_guests() {
+    with_kvm(|sandbox| {
+        let host = format!("vh{:x}", std::process::id());
+        let hook = sandbox.path().join("hook");
+        let script = format!(
+            "#!/bin/sh\npid=$(sed 's/.*\"pid\":\\([0-9]*\\).*/\\1/')\n\
+             ip link add {host} type veth peer name eth0 netns $pid || exit 1\n\
+             nsenter -t $pid -n ip addr add 10.213.12.2/24 dev eth0\nnsenter -t $pid -n ip link set eth0 up\n"
+        );
+        fs::write(&hook, script).unwrap();
+        fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let mut bundle = sandbox.bundle("c", &["ip", "-4", "-o", "addr", "show", "dev", "eth0"]);
+        bundle.change(|config| {
+            config["hooks"]["prestart"] =
+                json!([{ "path": hook, "env": [format!("PATH={}", std::env::var("PATH").unwrap())] }]);
+        });
+        let said = run(sandbox, &bundle, &[]).ok().text();
+        assert!(said.contains("inet 10.213.12.2/24"), "{said}");
+    });
+}

@@ -43,6 +43,12 @@ pub enum Error {
         /// Who has it.
         holder: Holder,
     },
+    /// A microVM takes over one link, and the namespace has more.
+    #[error("the network namespace has several links ({names}); a microVM takes over one only")]
+    ManyLinks {
+        /// Their names.
+        names: String,
+    },
     /// None of a range of host ports is free.
     #[error("no host port from {first} to {last} is free for {protocol}; publish a wider range")]
     RangeTaken {

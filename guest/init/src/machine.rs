@@ -105,27 +105,6 @@ fn mount(kind: &str, target: &str, flags: u64, data: &str) -> Result<()> {
     }
 }
 
-/// Writes the settings of the network, which is the machine's own and not in a namespace of the container, and takes them out of
-/// `spec`.
-///
-/// # Errors
-/// The kernel does not have one, or refuses its value.
-pub fn network_settings(spec: &mut oci_spec::runtime::Spec) -> rkvm_oci::Result<()> {
-    let Some(settings) = spec.linux_mut().as_mut().and_then(|linux| linux.sysctl_mut().as_mut()) else {
-        return Ok(());
-    };
-    let ours = |name: &str| name.starts_with("net.") || name.starts_with("net/");
-    for (name, value) in settings.iter().filter(|(name, _)| ours(name)) {
-        // The first separator decides: a name with slashes may have dots in its parts (sysctl(8)).
-        let path = if name.starts_with("net/") { name.clone() } else { name.replace('.', "/") };
-        fs::write(Path::new("/proc/sys").join(path), value).map_err(|source| {
-            rkvm_oci::Error::failed("set", format!("linux.sysctl {name} = {value}"), source)
-        })?;
-    }
-    settings.retain(|name, _| !ours(name));
-    Ok(())
-}
-
 /// Writes everything to the devices and ends the machine.
 pub fn power_off() -> ! {
     sys::sync();

@@ -48,7 +48,6 @@ impl Machine {
         machine::further_mounts()?;
         let processors = machine::Processors::start()?;
         network::configure(&setup.links)?;
-        machine::network_settings(&mut setup.spec)?;
         network::take_settings(&mut setup.spec)?;
         let path = root::assemble(&setup)?;
         let mut spec_root = setup.spec.root().clone().unwrap_or_default();

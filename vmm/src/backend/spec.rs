@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use oci_spec::runtime::{Hooks, LinuxCpu, LinuxDeviceType, LinuxNamespaceType, LinuxResources, Mount, Spec};
+use oci_spec::runtime::{
+    Hooks, LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxNamespaceType, LinuxResources, Mount, Spec,
+};
 use rkvm_linux::mounts::options::{Plan as MountPlan, Source};
 use rkvm_linux::sys::mount::attr;
 use rkvm_oci::stats::Stats;
@@ -295,6 +297,11 @@ fn guest_resources(resources: &LinuxResources) -> LinuxResources {
 fn host_resources(resources: &LinuxResources, size: Size) -> LinuxResources {
     let mut outside = LinuxResources::default();
     outside.set_cpu(resources.cpu().clone()).set_block_io(resources.block_io().clone());
+    // /dev/net/tun, for a link that is taken over; the jail has no device files.
+    let mut tun = LinuxDeviceCgroup::default();
+    tun.set_allow(true).set_typ(Some(LinuxDeviceType::C)).set_major(Some(10)).set_minor(Some(200));
+    tun.set_access(Some("rw".to_owned()));
+    outside.set_devices(Some(vec![tun]));
     if resources.memory().as_ref().and_then(|memory| memory.limit()).is_some_and(|limit| limit > 0) {
         let mut memory = oci_spec::runtime::LinuxMemory::default();
         memory.set_limit(Some((i64::from(size.memory_mib) << 20) + HOST_HEADROOM));

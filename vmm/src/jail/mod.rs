@@ -10,21 +10,24 @@ pub mod seccomp;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{Seek, Write};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use rkvm_cgroup::{Born, Entrance};
+use rkvm_guest_protocol::{Address, Link, Route};
 use rkvm_linux::capabilities::Capabilities;
 use rkvm_linux::namespaces::Namespaces;
 use rkvm_linux::sys::process::CapabilitySets;
 use rkvm_linux::sys::{fs, process, pty, spawn};
+use rkvm_net::Spliced;
 use rkvm_oci::failure::Failure;
 use rkvm_oci::{Error, Result, Stdio, hooks};
 
 use crate::backend::channel::{Channel, Go, Report};
-use crate::backend::plan::{CHANNEL_FD, FIRST_FD, PLAN_FD, Plan};
+use crate::backend::plan::{CHANNEL_FD, FIRST_FD, PLAN_FD, Plan, Tap};
 
 /// Numbers of the capabilities (capabilities(7)) that a process needs to make files for others: CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH,
 /// FOWNER, FSETID, SETGID, SETUID, SETFCAP. Not MKNOD: a guest makes no device on the host.
@@ -94,26 +97,68 @@ fn go(mut cell: Cell<'_>, channel: &Channel) -> Result<std::convert::Infallible>
     if let Some((entrance, born)) = cell.entrance.take() {
         entrance.join(born).map_err(|errno| failed("enter", "the container's cgroup")(errno.into()))?;
     }
-    namespaces(cell.namespaces, channel)?;
+    // A link that the caller has made is instead of those in the namespace.
+    let takes_over = cell.plan.tap.is_none();
+    let mut link = namespaces(cell.namespaces, takes_over, channel)?;
     root::loosen()?;
     run_hooks(&mut cell, channel)?;
+    if link.is_none() && takes_over && cell.namespaces.new & libc::CLONE_NEWNET != 0 && has_hooks(cell.hooks)
+    {
+        // Docker's hooks connect the namespace that they find.
+        link = splice()?;
+    }
     let proc_self_fd = open_proc()?;
     root::build(std::mem::take(&mut cell.shares))?;
     cell.descriptors.insert(0, proc_self_fd);
+    if let Some(link) = link {
+        cell.plan.setup.links.push(guest_link(&link));
+        cell.plan.tap = Some(Tap { fd: FIRST_FD + cell.descriptors.len() as i32, mac: link.mac });
+        cell.descriptors.push(link.tap);
+    }
     let plan = document(&cell.plan)?;
     let program = descriptors(plan, channel, cell.program, cell.descriptors, cell.streams)?;
     privileges()?;
     execute(&program, &cell.plan.id)
 }
 
-/// Joins and makes namespaces. The network first: its privileges may be the host's, which are gone in a user namespace.
-fn namespaces(namespaces: &Namespaces, channel: &Channel) -> Result<()> {
+/// The link of this network namespace, for the guest to take over.
+fn splice() -> Result<Option<Spliced>> {
+    rkvm_net::splice().map_err(|source| {
+        Error::failed("hand over to the guest", "the link of the network namespace", source)
+    })
+}
+
+fn guest_link(link: &Spliced) -> Link {
+    let route = |(to, prefix, via): &(IpAddr, u8, Option<IpAddr>)| Route {
+        to: Address { address: *to, prefix: *prefix },
+        via: *via,
+    };
+    let address = |(address, prefix): &(IpAddr, u8)| Address { address: *address, prefix: *prefix };
+    Link {
+        // What the guest's kernel calls its one network device.
+        name: "eth0".to_owned(),
+        mtu: Some(link.mtu),
+        addresses: link.addresses.iter().map(address).collect(),
+        routes: link.routes.iter().map(route).collect(),
+    }
+}
+
+/// Joins and makes namespaces; the link of a joined network namespace, if it is to be taken over. The network comes first: its
+/// privileges may be the host's, which are gone in a user namespace.
+fn namespaces(namespaces: &Namespaces, takes_over: bool, channel: &Channel) -> Result<Option<Spliced>> {
     let join = |flag: i32| match namespaces.joined(flag) {
         Some(joined) => spawn::setns(joined.fd.as_fd(), flag)
             .map_err(|source| Error::failed("join namespace", &joined.path, source)),
         None => Ok(()),
     };
-    let early = join(libc::CLONE_NEWNET);
+    let join_network = || match namespaces.joined(libc::CLONE_NEWNET) {
+        Some(_) => {
+            join(libc::CLONE_NEWNET)?;
+            if takes_over { splice() } else { Ok(None) }
+        }
+        None => Ok(None),
+    };
+    let mut link = join_network();
     if namespaces.has(libc::CLONE_NEWUSER) {
         if namespaces.new & libc::CLONE_NEWUSER != 0 {
             spawn::unshare(libc::CLONE_NEWUSER).map_err(failed("make", "a user namespace"))?;
@@ -123,15 +168,15 @@ fn namespaces(namespaces: &Namespaces, channel: &Channel) -> Result<()> {
             join(libc::CLONE_NEWUSER)?;
         }
         become_root_inside()?;
-        if early.is_err() {
-            join(libc::CLONE_NEWNET)?;
+        if link.is_err() {
+            link = join_network();
         }
-    } else {
-        early?;
     }
+    let link = link?;
     let network = namespaces.new & libc::CLONE_NEWNET;
     spawn::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | network)
-        .map_err(failed("make", "the namespaces of the machine's process"))
+        .map_err(failed("make", "the namespaces of the machine's process"))?;
+    Ok(link)
 }
 
 fn become_root_inside() -> Result<()> {
