@@ -161,7 +161,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
         hooks: spec.hooks().as_ref(),
         state: state.clone(),
     };
-    let spawned = spawn(cell, &cgroup, &channel, theirs);
+    let spawned = spawn(cell, &cgroup, theirs);
     let created = match spawned {
         Ok((pid, process)) => Created { pid, process, cgroup, channel },
         Err(error) => {
@@ -310,10 +310,9 @@ fn guest_link(link: &Link) -> GuestLink {
 }
 
 /// Makes the process.
-fn spawn(mut cell: Cell<'_>, cgroup: &Cgroup, channel: &Channel, theirs: Channel) -> Result<(i32, OwnedFd)> {
+fn spawn(mut cell: Cell<'_>, cgroup: &Cgroup, theirs: Channel) -> Result<(i32, OwnedFd)> {
     let failed = |source| Error::failed("make", "the microVM's process", source);
     let entrance = cgroup.entrance()?;
-    let _ = channel;
     if spawn::is_single_threaded() {
         let born = entrance.clone_into().map(|fd: BorrowedFd<'_>| fd.try_clone_to_owned()).transpose();
         let born = born.map_err(failed)?;

@@ -65,8 +65,7 @@ pub fn ask(state_dir: &Path, question: Question, limit: Duration) -> Result<Answ
 }
 
 /// For an answer to another question than the one that was asked.
-pub fn unexpected(answer: &Answer) -> Error {
-    let _ = answer;
+pub fn unexpected() -> Error {
     guest(host::Error::Unexpected)
 }
 

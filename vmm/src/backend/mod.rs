@@ -67,9 +67,9 @@ impl Backend for VmBackend {
     }
 
     fn create(&self, request: CreateRequest<'_>) -> Result<Box<dyn Workload>> {
-        let (id, bundle, state_dir) = (request.id, request.bundle, request.state_dir);
+        let (id, state_dir) = (request.id, request.state_dir);
         let created = create::create(request)?;
-        Ok(Box::new(Vm::created(id, &bundle.path, state_dir, created)))
+        Ok(Box::new(Vm::created(id, state_dir, created)))
     }
 
     fn clean(&self, id: &str, bundle: &Bundle) -> Result<()> {

@@ -7,11 +7,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
 use rkvm_guest_protocol::host::{Connection, Ended, Relay, Slot, Streams};
 use rkvm_guest_protocol::{ToGuest, WindowSize};
+use rkvm_linux::sys::process::CapabilitySets;
 use rkvm_linux::sys::{fs, process, pty};
 use rkvm_oci::failure::Failure;
 use rkvm_oci::{Error, ExitStatus, KillScope, Result};
 
 use super::channel::{Channel, Report};
+use crate::jail::seccomp::{self, Thread};
 use crate::process::signals;
 use crate::process::sys::{die_by, exit_now};
 
@@ -81,9 +83,16 @@ fn run(connection: Connection, given: Given, channel: &mut Option<Channel>) -> R
         }
     };
     let relay = Relay::new(connection, streams).map_err(guest)?;
-    process::no_new_privileges().map_err(failed)?;
-    let _ = fs::cwd_is_reachable();
+    // It parses what a guest says: without the privileges of whoever called `exec`.
+    give_up_privileges().map_err(failed)?;
     serve(relay, &signals, terminal.as_ref(), channel)
+}
+
+fn give_up_privileges() -> std::io::Result<()> {
+    process::no_new_privileges()?;
+    process::set_capabilities(CapabilitySets { effective: 0, permitted: 0, inheritable: 0 })?;
+    nix::unistd::chdir("/")?;
+    seccomp::confine(Thread::Main)
 }
 
 fn own_streams() -> std::io::Result<Streams> {

@@ -42,7 +42,6 @@ pub struct Stored {
 #[derive(Debug)]
 pub struct Vm {
     id: String,
-    bundle: PathBuf,
     state_dir: PathBuf,
     pid: i32,
     /// The machine's process while it lives.
@@ -54,10 +53,9 @@ pub struct Vm {
 
 impl Vm {
     /// The machine that `create` has just made.
-    pub fn created(id: &str, bundle: &Path, state_dir: &Path, created: Created) -> Self {
+    pub fn created(id: &str, state_dir: &Path, created: Created) -> Self {
         Self {
             id: id.to_owned(),
-            bundle: bundle.to_owned(),
             state_dir: state_dir.to_owned(),
             pid: created.pid,
             process: Some(created.process),
@@ -79,7 +77,6 @@ impl Vm {
             .filter(|_| process_start(record.pid) == Some(record.pid_start));
         Ok(Self {
             id: record.id.clone(),
-            bundle: record.bundle.clone(),
             state_dir: state_dir.to_owned(),
             pid: record.pid,
             process,
@@ -209,7 +206,7 @@ impl Workload for Vm {
         self.stored.cgroup.update(&outside)?;
         match self.ask(Question::Update(Box::new(inside)))? {
             Answer::Done => Ok(()),
-            other => Err(exec::unexpected(&other)),
+            _ => Err(exec::unexpected()),
         }
     }
 
@@ -240,7 +237,6 @@ impl Workload for Vm {
             let error = std::io::Error::from_raw_os_error(libc::ETIMEDOUT);
             return Err(Error::failed("kill", &self.id, error));
         }
-        let _ = &self.bundle;
         self.stored.cgroup.remove()
     }
 }

@@ -277,7 +277,7 @@ mod tests {
             let _ = std::net::UdpSocket::bind("127.0.0.1:0");
             std::process::exit(0);
         }
-        for index in 0..KINDS.len() {
+        for (index, kind) in KINDS.iter().enumerate() {
             let name = "jail::seccomp::tests::a_forbidden_call_ends_the_process";
             let status = Command::new(std::env::current_exe().unwrap())
                 .args(["--exact", name, "--test-threads=1"])
@@ -285,7 +285,7 @@ mod tests {
                 .output()
                 .unwrap()
                 .status;
-            assert_eq!(status.signal(), Some(libc::SIGSYS), "{:?}: {status}", KINDS[index]);
+            assert_eq!(status.signal(), Some(libc::SIGSYS), "{kind:?}: {status}");
         }
     }
 

@@ -207,6 +207,10 @@ impl Session {
         if let Some(channel) = &creator.channel {
             wanted.push((Ready::Creator, channel.as_fd(), PollFlags::POLLIN));
         }
+        if creator.told {
+            // Before the input: what is typed after the terminal's size has changed is read by a program that knows the size.
+            wanted.push((Ready::Signals, self.signals.as_fd(), PollFlags::POLLIN));
+        }
         match &self.stage {
             Stage::Created(connection) => wanted.push((Ready::Guest, connection.as_fd(), PollFlags::POLLIN)),
             Stage::Started(relay) => {
@@ -217,7 +221,6 @@ impl Session {
         }
         // Until the machine is ready there is nobody to take commands from.
         if creator.told {
-            wanted.push((Ready::Signals, self.signals.as_fd(), PollFlags::POLLIN));
             let sources = self.commands.interests().into_iter();
             wanted.extend(sources.map(|(source, fd, events)| (Ready::Commands(source), fd, events)));
         }
