@@ -1,8 +1,9 @@
-//! `kill -9` of the client, of the monitor and of the OCI runtime at every moment of a container's life: the next command
-//! works, says what happened, and repairs it.
+//! `kill -9` of the client, of the monitor, of the OCI runtime and of the container's own process (its init, or its machine)
+//! at every moment of a container's life: the next command works, says what happened, and repairs it.
 //!
 //! The moments are swept: a first undisturbed run tells how long the operation takes, and it is then killed after every
-//! part of that time. Which phase that is does not matter, as all are met.
+//! part of that time. Which phase that is does not matter, as all are met. Phases too short to be met by chance are made
+//! longer (`RKVM_TEST_DELAY`).
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -11,33 +12,56 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rkvm_testing::{Cmd, Running, Sandbox, wait};
+use rkvm_testing::{Cmd, Isolation, Running, Sandbox, in_both_isolations, wait};
 
-/// Moments of one sweep. Each is a fresh container, so more of them cost time.
-const MOMENTS: u32 = 24;
+in_both_isolations! {
+    client_of_run,
+    client_of_run_detached,
+    client_of_stop_and_remove,
+    monitor_while_it_starts_a_container,
+    first_process_while_it_starts,
+    every_process_in_every_phase,
+    monitor_of_a_running_container,
+    client_and_monitor_of_a_running_container,
+    after_a_reboot,
+    oci_create,
+    oci_create_and_its_process_in_every_phase,
+    oci_start_and_delete,
+    oci_run,
+}
 
-/// Runs `operation` once undisturbed, then [`MOMENTS`] times, killed ever later; `prepare` is called before and `check`
-/// after each of them.
-fn sweep(operation: impl Fn() -> Cmd, prepare: impl Fn(), check: impl Fn(&str)) {
+/// The moments of one sweep, as parts of the whole time. Each is a fresh container, so more of them cost time.
+fn moments(isolation: Isolation) -> Vec<f64> {
+    match isolation {
+        // Denser at the beginning, where most happens.
+        Isolation::Container => (0..24).map(|moment| (f64::from(moment) / 24.0).powi(2)).collect(),
+        // The middle is the guest's boot; most happens before and after it.
+        Isolation::Vm => [0.0, 0.03, 0.08, 0.15, 0.25, 0.5, 0.7, 0.8, 0.88, 0.94].to_vec(),
+    }
+}
+
+/// Runs `operation` once undisturbed, then once for each of the [`moments`], killed then; `prepare` is called before and
+/// `check` after each of them.
+fn sweep(isolation: Isolation, operation: impl Fn() -> Cmd, prepare: impl Fn(), check: impl Fn(&str)) {
     prepare();
     let start = Instant::now();
     operation().ok();
     let whole = start.elapsed();
     check("undisturbed");
-    for moment in 0..MOMENTS {
+    for part in moments(isolation) {
         prepare();
         let running = operation().spawn();
-        // Denser at the beginning, where most happens, and a little beyond the end.
-        let part = f64::from(moment) / f64::from(MOMENTS);
-        std::thread::sleep(whole.mul_f64(part * part * 1.2));
+        // A little beyond the end, too.
+        let delay = whole.mul_f64(part * 1.2);
+        std::thread::sleep(delay);
         let _ = kill(Pid::from_raw(running.pid()), Signal::SIGKILL);
         running.wait();
-        check(&format!(
-            "killed after {:.1} ms of {:.1}",
-            whole.as_secs_f64() * part * part * 1.2e3,
-            whole.as_secs_f64() * 1e3
-        ));
+        check(&format!("killed after {:.1} ms of {:.1}", ms(delay), ms(whole)));
     }
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }
 
 /// The next commands after a kill: they work, no container is in a state between states, and all can be removed.
@@ -66,46 +90,51 @@ fn next_commands_work(sandbox: &Sandbox, when: &str) {
     assert!(clean.is_some(), "{when}, left behind:\n{}", sandbox.leaks());
 }
 
-fn sandbox() -> Sandbox {
-    let sandbox = Sandbox::new();
+fn sandbox(isolation: Isolation) -> Sandbox {
+    let sandbox = Sandbox::of(isolation);
     sandbox.load_busybox();
     sandbox
 }
 
-#[test]
-fn client_of_run() {
-    let sandbox = sandbox();
+fn client_of_run(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     sweep(
+        isolation,
         || sandbox.rkvm(["run", "--name", "one", "busybox", "true"]),
         || {},
         |when| next_commands_work(&sandbox, when),
     );
 }
 
-#[test]
-fn client_of_run_detached() {
-    let sandbox = sandbox();
+fn client_of_run_detached(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     sweep(
+        isolation,
         || sandbox.rkvm(["run", "-d", "--name", "one", "busybox", "sleep", "1000"]),
         || {},
         |when| next_commands_work(&sandbox, when),
     );
 }
 
-#[test]
-fn client_of_stop_and_remove() {
-    let sandbox = sandbox();
+fn client_of_stop_and_remove(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let start = || {
         sandbox.rkvm(["run", "-d", "--name", "one", "busybox", "sleep", "1000"]).ok();
     };
-    sweep(|| sandbox.rkvm(["stop", "-t", "0", "one"]), start, |when| next_commands_work(&sandbox, when));
-    sweep(|| sandbox.rkvm(["rm", "-f", "one"]), start, |when| next_commands_work(&sandbox, when));
+    sweep(
+        isolation,
+        || sandbox.rkvm(["stop", "-t", "0", "one"]),
+        start,
+        |when| next_commands_work(&sandbox, when),
+    );
+    sweep(isolation, || sandbox.rkvm(["rm", "-f", "one"]), start, |when| next_commands_work(&sandbox, when));
 }
 
 #[test]
 fn client_of_load() {
     let sandbox = Sandbox::new();
     sweep(
+        Isolation::Container,
         || sandbox.rkvm(["load", "-i"]).arg(rkvm_testing::busybox_archive()),
         || {
             let _ = fs::remove_dir_all(sandbox.root());
@@ -132,34 +161,49 @@ fn monitors(sandbox: &Sandbox) -> Vec<i32> {
     pids.filter(is_monitor).collect()
 }
 
-/// Waits for the monitor that `client` starts, and kills it `delay` later.
-fn kill_monitor(sandbox: &Sandbox, client: &mut Running, delay: Duration) {
-    let monitor = wait::until("a monitor", || match client.try_wait() {
+/// Children of process `parent`.
+fn children(parent: i32) -> Vec<i32> {
+    let parent_of = |pid: i32| -> Option<i32> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
+    };
+    let pids =
+        fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| parent_of(*pid) == Some(parent)).collect()
+}
+
+/// The monitor's child that becomes the container: its init, or the process of its machine.
+fn first_process(sandbox: &Sandbox) -> Option<i32> {
+    monitors(sandbox).into_iter().find_map(|monitor| children(monitor).first().copied())
+}
+
+/// Waits for the process that `client` brings forth and `find` finds, and kills it `delay` later.
+fn kill_found(client: &mut Running, delay: Duration, find: impl Fn() -> Option<i32>) {
+    let found = wait::until("a process to kill", || match client.try_wait() {
         Some(_) => Some(None),
-        None => monitors(sandbox).first().copied().map(Some),
+        None => find().map(Some),
     });
     std::thread::sleep(delay);
-    if let Some(monitor) = monitor {
-        let _ = kill(Pid::from_raw(monitor), Signal::SIGKILL);
+    if let Some(pid) = found {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
 }
 
-#[test]
-fn monitor_while_it_starts_a_container() {
-    let sandbox = sandbox();
+/// Kills what `find` finds at every moment of a foreground run.
+fn while_it_starts(isolation: Isolation, what: &str, find: impl Fn(&Sandbox) -> Option<i32>) {
+    let sandbox = sandbox(isolation);
     let run = || sandbox.rkvm(["run", "--name", "one", "busybox", "sleep", "0.2"]);
     let start = Instant::now();
     run().ok();
     let whole = start.elapsed();
     next_commands_work(&sandbox, "undisturbed");
-    for moment in 0..MOMENTS {
-        let part = f64::from(moment) / f64::from(MOMENTS);
-        let delay = whole.mul_f64(part * part);
+    for part in moments(isolation) {
+        let delay = whole.mul_f64(part);
         let mut client = run().spawn();
-        kill_monitor(&sandbox, &mut client, delay);
-        // The client must notice, not wait for ever; a monitor killed late has done its work.
+        kill_found(&mut client, delay, || find(&sandbox));
+        // The client must notice, not wait for ever; what is killed late has done its work.
         let output = client.wait();
-        let when = format!("monitor killed after {:.1} ms", delay.as_secs_f64() * 1e3);
+        let when = format!("{what} killed after {:.1} ms", ms(delay));
         assert!(
             output.code == 0 || !output.stderr().trim().is_empty() || output.code >= 128,
             "{when}: {output}"
@@ -168,9 +212,66 @@ fn monitor_while_it_starts_a_container() {
     }
 }
 
-#[test]
-fn monitor_of_a_running_container() {
-    let sandbox = sandbox();
+fn monitor_while_it_starts_a_container(isolation: Isolation) {
+    while_it_starts(isolation, "monitor", |sandbox| monitors(sandbox).first().copied());
+}
+
+fn first_process_while_it_starts(isolation: Isolation) {
+    while_it_starts(isolation, "first process", first_process);
+}
+
+/// Who is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Victim {
+    Client,
+    Monitor,
+    FirstProcess,
+}
+
+fn every_process_in_every_phase(isolation: Isolation) {
+    use Victim::{Client, FirstProcess, Monitor};
+    let sandbox = sandbox(isolation);
+    let run = ["run", "-d", "--timings=json", "--name", "one", "busybox", "sleep", "1000"];
+    let report: serde_json::Value = serde_json::from_str(&sandbox.rkvm(run).ok().stderr()).unwrap();
+    next_commands_work(&sandbox, "undisturbed");
+    // Long enough to be met on a busy host.
+    let longer = Duration::from_millis(300);
+    let mut begin = Duration::ZERO;
+    for phase in report["phases"].as_array().unwrap() {
+        let name = phase["phase"].as_str().unwrap();
+        let length = Duration::from_nanos(phase["ns"].as_u64().unwrap());
+        let victims: &[Victim] = match name {
+            "image" => &[Client],
+            "rootfs" | "network" => &[Client, Monitor],
+            _ => &[Client, Monitor, FirstProcess],
+        };
+        for victim in victims {
+            let client =
+                sandbox.rkvm(run).env("RKVM_TEST_DELAY", format!("{name}={}", longer.as_millis())).spawn();
+            std::thread::sleep(begin + length + longer / 2);
+            let pid = match victim {
+                Client => Some(client.pid()),
+                Monitor => monitors(&sandbox).first().copied(),
+                FirstProcess => first_process(&sandbox),
+            };
+            if let Some(pid) = pid {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+            let output = client.wait();
+            let when = format!("{victim:?} killed in phase {name}");
+            assert!(output.code == 0 || output.code >= 125, "{when}: {output}");
+            assert!(
+                output.signal.is_some() || output.code == 0 || !output.stderr().is_empty(),
+                "{when}: {output}"
+            );
+            next_commands_work(&sandbox, &when);
+        }
+        begin += length;
+    }
+}
+
+fn monitor_of_a_running_container(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let id =
         sandbox.rkvm(["run", "-d", "--name", "one", "-p"]).arg(rkvm_testing::free_port().to_string() + ":80");
     let id = id.args(["busybox", "sleep", "1000"]).ok().text();
@@ -193,9 +294,8 @@ fn monitor_of_a_running_container() {
     sandbox.assert_no_leaks();
 }
 
-#[test]
-fn client_and_monitor_of_a_running_container() {
-    let sandbox = sandbox();
+fn client_and_monitor_of_a_running_container(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
     let client =
         sandbox.rkvm(["run", "--rm", "--name", "one", "busybox", "sh", "-c", "echo up; sleep 1000"]).spawn();
     wait::until("the container", || client.stdout().contains("up").then_some(()));
@@ -209,10 +309,9 @@ fn client_and_monitor_of_a_running_container() {
     next_commands_work(&sandbox, "after both were killed");
 }
 
-#[test]
-fn after_a_reboot() {
+fn after_a_reboot(isolation: Isolation) {
     // /run is empty then, and no process is left.
-    let sandbox = sandbox();
+    let sandbox = sandbox(isolation);
     let id = sandbox
         .rkvm(["run", "-d", "--name", "one", "busybox", "sh", "-c", "echo first; sleep 1000"])
         .ok()
@@ -245,34 +344,67 @@ fn oci_recovers(sandbox: &Sandbox, bundle: &rkvm_testing::Bundle, when: &str) {
     assert_eq!(again.code, 0, "{when}: {again}");
 }
 
-#[test]
-fn oci_create() {
-    let sandbox = Sandbox::new();
+fn oci_create(isolation: Isolation) {
+    let sandbox = Sandbox::of(isolation);
     let bundle = sandbox.bundle("c", &["true"]);
     sweep(
+        isolation,
         || sandbox.oci(["create", "--bundle"]).arg(&bundle.path).arg(sandbox.id("c")),
         || {},
         |when| oci_recovers(&sandbox, &bundle, when),
     );
 }
 
-#[test]
-fn oci_start_and_delete() {
-    let sandbox = Sandbox::new();
+fn oci_create_and_its_process_in_every_phase(isolation: Isolation) {
+    let sandbox = Sandbox::of(isolation);
+    let bundle = sandbox.bundle("c", &["true"]);
+    let create = || sandbox.oci(["create", "--bundle"]).arg(&bundle.path).arg(sandbox.id("c"));
+    let start = Instant::now();
+    create().ok();
+    let whole = start.elapsed();
+    oci_recovers(&sandbox, &bundle, "undisturbed");
+    for phase in ["sandbox", "boot", "process"] {
+        for what in ["create", "its process"] {
+            // Beside the container's process a VM has had its whole boot by then: it only waits to be recorded.
+            let running = create().env("RKVM_TEST_DELAY", format!("{phase}=300")).spawn();
+            std::thread::sleep(whole + Duration::from_millis(150));
+            let victim =
+                if what == "create" { Some(running.pid()) } else { children(running.pid()).first().copied() };
+            if let Some(pid) = victim {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+            let output = running.wait();
+            let when = format!("{what} killed in phase {phase}");
+            assert!(
+                output.signal.is_some() || output.code == 0 || !output.stderr().is_empty(),
+                "{when}: {output}"
+            );
+            oci_recovers(&sandbox, &bundle, &when);
+        }
+    }
+}
+
+fn oci_start_and_delete(isolation: Isolation) {
+    let sandbox = Sandbox::of(isolation);
     let bundle = sandbox.bundle("c", &["true"]);
     let id = sandbox.id("c");
     let create = || {
         sandbox.oci(["create", "--bundle"]).arg(&bundle.path).arg(&id).ok();
     };
-    sweep(|| sandbox.oci(["start", &id]), create, |when| oci_recovers(&sandbox, &bundle, when));
-    sweep(|| sandbox.oci(["delete", "--force", &id]), create, |when| oci_recovers(&sandbox, &bundle, when));
+    sweep(isolation, || sandbox.oci(["start", &id]), create, |when| oci_recovers(&sandbox, &bundle, when));
+    sweep(
+        isolation,
+        || sandbox.oci(["delete", "--force", &id]),
+        create,
+        |when| oci_recovers(&sandbox, &bundle, when),
+    );
 }
 
-#[test]
-fn oci_run() {
-    let sandbox = Sandbox::new();
+fn oci_run(isolation: Isolation) {
+    let sandbox = Sandbox::of(isolation);
     let bundle = sandbox.bundle("c", &["true"]);
     sweep(
+        isolation,
         || sandbox.oci(["run", "--bundle"]).arg(&bundle.path).arg(sandbox.id("c")),
         || {},
         |when| oci_recovers(&sandbox, &bundle, when),

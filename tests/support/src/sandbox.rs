@@ -125,9 +125,16 @@ impl Sandbox {
         self.isolation
     }
 
-    /// `rkvm-oci --root STORE ARGS`.
+    /// `rkvm-oci --root STORE ARGS`, with the sandbox's isolation.
     pub fn oci<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(&self, args: I) -> Cmd {
-        self.command(binary("rkvm-oci")).arg("--root").arg(self.oci_root()).args(args)
+        let isolation: &[&str] = if self.isolation == Isolation::Vm { &["--isolation", "vm"] } else { &[] };
+        self.command(binary("rkvm-oci")).arg("--root").arg(self.oci_root()).args(isolation).args(args)
+    }
+
+    /// Counts what carries `id` as this sandbox's: for a container that came and went between two commands.
+    pub fn remember(&self, id: &str) {
+        assert!(id.len() >= 12, "{id:?} is no container's id");
+        self.ids.lock().expect("ids").insert(id.to_owned());
     }
 
     /// Loads `busybox:latest` into the sandbox's image store.
