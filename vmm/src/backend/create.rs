@@ -89,7 +89,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
     }
     let spec = &bundle.spec;
     let namespaces = Namespaces::open(spec)?;
-    let Converted { guest, shared, host_resources, size } =
+    let Converted { guest, shared, host_resources, late_resources, size } =
         spec::convert(spec, &bundle.path, link.is_some())?;
     let root_path = bundle.rootfs()?;
     let host = Host::open().map_err(kvm)?;
@@ -170,10 +170,12 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
             return Err(error);
         }
     };
-    let done = bring_up(&created, spec, &unmapped, state, timeline).and_then(|()| match console {
-        Some((socket, master)) => terminal::send(socket.as_fd(), master.as_fd()),
-        None => Ok(()),
-    });
+    let done = bring_up(&created, spec, &unmapped, state, timeline)
+        .and_then(|()| late_resources.map_or(Ok(()), |late| created.cgroup.update(&late)))
+        .and_then(|()| match console {
+            Some((socket, master)) => terminal::send(socket.as_fd(), master.as_fd()),
+            None => Ok(()),
+        });
     match done {
         Ok(()) => Ok(created),
         Err(error) => {

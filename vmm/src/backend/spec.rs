@@ -46,6 +46,8 @@ pub struct Converted {
     pub shared: Vec<Shared>,
     /// Limits of the machine's process on the host.
     pub host_resources: LinuxResources,
+    /// Those of them that wait until the guest is ready.
+    pub late_resources: Option<LinuxResources>,
     /// How large the machine is.
     pub size: Size,
 }
@@ -79,8 +81,9 @@ pub fn convert(spec: &Spec, bundle: &std::path::Path, has_link: bool) -> Result<
         });
         linux.set_namespaces(Some(namespaces));
     }
-    let host_resources = host_resources(&resources, size);
-    Ok(Converted { guest, shared, host_resources, size })
+    let mut host_resources = host_resources(&resources, size);
+    let late_resources = take_quota(&mut host_resources);
+    Ok(Converted { guest, shared, host_resources, late_resources, size })
 }
 
 /// The hooks whose programs are the container's own.
@@ -308,6 +311,20 @@ fn host_resources(resources: &LinuxResources, size: Size) -> LinuxResources {
         outside.set_memory(Some(memory));
     }
     outside
+}
+
+/// Takes the processor's quota out of `resources`: booting is the machine's work, not the workload's, and with a hundredth of a
+/// processor it would take longer than any limit for it could be.
+fn take_quota(resources: &mut LinuxResources) -> Option<LinuxResources> {
+    let cpu = resources.cpu_mut().as_mut()?;
+    let mut late = LinuxCpu::default();
+    late.set_quota(cpu.quota()).set_period(cpu.period()).set_burst(cpu.burst());
+    cpu.set_quota(None).set_period(None).set_burst(None);
+    (late != LinuxCpu::default()).then(|| {
+        let mut resources = LinuxResources::default();
+        resources.set_cpu(Some(late));
+        resources
+    })
 }
 
 /// New limits, taken apart: for the machine's process and for the container inside.
