@@ -41,7 +41,7 @@ pub fn run(marker: &mut sys::Marker) -> Result<()> {
         sys::poll(&mut set).map_err(|source| Error::failed("wait for", "events", source))?;
         for (owner, _) in owners.iter().zip(&set).filter(|(_, ready)| ready.revents != 0) {
             match *owner {
-                Owner::Children => reap(&children, &mut sessions),
+                Owner::Children => reap(&children, &mut sessions, &mut machine),
                 Owner::Listener => accept(&listener, &mut sessions),
                 Owner::Session(index, source) => sessions[index].handle(source, &mut machine, marker),
             }
@@ -85,12 +85,12 @@ fn accept(listener: &OwnedFd, sessions: &mut Vec<Session>) {
     }
 }
 
-fn reap(mut children: &File, sessions: &mut [Session]) {
+fn reap(mut children: &File, sessions: &mut [Session], machine: &mut Machine) {
     let mut discard = [0; 512];
     let _ = children.read(&mut discard);
     while let Some((pid, status)) = sys::reap() {
         if let Some(session) = sessions.iter_mut().find(|session| session.pid() == Some(pid)) {
-            session.ended(status);
+            session.ended(status, machine);
         }
     }
 }

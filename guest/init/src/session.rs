@@ -255,7 +255,7 @@ impl Session {
         process.started = true;
         let pid = process.pid as u32;
         self.send(&ToHost::Started { pid });
-        self.finish();
+        self.finish(machine);
         Ok(())
     }
 
@@ -354,7 +354,7 @@ impl Session {
     }
 
     /// The session's process has ended.
-    pub fn ended(&mut self, status: libc::c_int) {
+    pub fn ended(&mut self, status: libc::c_int, machine: &mut Machine) {
         let outcome = match Signal::from_number(libc::WTERMSIG(status)) {
             Some(signal) if libc::WIFSIGNALED(status) => ExitStatus::Signaled(signal),
             _ => ExitStatus::Exited(libc::WEXITSTATUS(status) as u8),
@@ -362,12 +362,12 @@ impl Session {
         if let Some(process) = &mut self.process {
             process.outcome = Some(outcome);
         }
-        self.finish();
+        self.finish(machine);
         self.flush();
     }
 
     /// Sends the outcome, after all output that is there, once the start has been reported.
-    fn finish(&mut self) {
+    fn finish(&mut self, machine: &mut Machine) {
         let Some(outcome) =
             self.process.as_ref().filter(|process| process.started).and_then(|process| process.outcome)
         else {
@@ -383,6 +383,12 @@ impl Session {
             }
         }
         if self.is_main {
+            // Whoever has done its work did not run out of memory: its end is not made to wait for the counter.
+            if outcome != ExitStatus::Exited(0)
+                && let kills @ 1.. = machine.oom_kills()
+            {
+                self.send(&ToHost::OomKills(kills));
+            }
             // What the process wrote must be on the host when the host hears that it has ended.
             root::take_apart();
         }

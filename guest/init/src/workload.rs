@@ -121,6 +121,12 @@ impl Machine {
         Ok((started, ends.finish()?))
     }
 
+    /// How many processes of the container the kernel has killed for want of memory, as far as it can be told.
+    pub fn oom_kills(&mut self) -> u64 {
+        let stats = self.workload().and_then(|workload| workload.stats());
+        stats.ok().and_then(|stats| stats.oom_kills).unwrap_or(0)
+    }
+
     /// Answers a question.
     ///
     /// # Errors

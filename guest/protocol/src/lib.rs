@@ -27,7 +27,7 @@ pub use message::{Answer, GuestProcessInfo, OutputKind, Question, ToGuest, ToHos
 pub use setup::{Address, GuestProcess, GuestSetup, Link, Root, Route, SeccompProgram, WriteLayer};
 
 /// Version of this protocol; both sides come from one build, so any difference is an error.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Port of the host that init connects to.
 pub const INIT_PORT: u32 = 1024;
 /// Port of the guest on which init accepts further processes and questions.

@@ -110,6 +110,9 @@ pub enum ToHost {
     /// The process has ended, and all of its output has been sent. On the machine's own stream: and everything that was written is on
     /// the host.
     Ended(ExitStatus),
+    /// How many of the container's processes the guest's kernel has killed for want of memory: on the machine's own stream, before
+    /// [`ToHost::Ended`], when there were any.
+    OomKills(u64),
     /// The process has taken this many bytes of standard input: the host may send as many again. Also what was thrown away because
     /// nothing reads it.
     StdinTaken(u32),
@@ -237,6 +240,7 @@ impl ToHost {
             Self::StdinTaken(bytes) => encode(8, &bytes.to_le_bytes()),
             Self::StdinClosed => encode(9, &[]),
             Self::Answer(answer) => document(10, answer),
+            Self::OomKills(count) => encode(11, &count.to_le_bytes()),
         }
     }
 }
@@ -249,6 +253,7 @@ impl Message for ToHost {
             4..=6 => Some(MAX_STREAM_DATA),
             7 => Some(2),
             10 => Some(MAX_DOCUMENT),
+            11 => Some(8),
             _ => None,
         }
     }
@@ -269,6 +274,7 @@ impl Message for ToHost {
             8 => Self::StdinTaken(u32::from_le_bytes(fixed(kind, payload)?)),
             9 => Self::StdinClosed,
             10 => Self::Answer(parse(kind, payload)?),
+            11 => Self::OomKills(u64::from_le_bytes(fixed(kind, payload)?)),
             _ => return Err(Error::Kind(kind)),
         })
     }

@@ -21,7 +21,7 @@ use rkvm_oci::{CreateRequest, Error, Link, Result, Rootfs, Stdio, Timeline, hook
 use super::channel::{Channel, Go, Report};
 use super::plan::{FIRST_FD, NamedFile, Plan, Tap};
 use super::spec::{self, Converted};
-use super::{socket, terminal};
+use super::{oom, socket, terminal};
 use crate::artifacts;
 use crate::host::Host;
 use crate::jail::{self, Cell, Share, Streams};
@@ -131,6 +131,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
         proc_self_fd: FIRST_FD,
         vsock: descriptors.add(socket::listen(state_dir, socket::VSOCK)?),
         control: descriptors.add(socket::listen(state_dir, socket::CONTROL)?),
+        oom_kills: descriptors.add(oom::create(state_dir)?),
         terminal: console.is_some(),
         boot_timeout_ms: BOOT_TIMEOUT_MS,
         setup,

@@ -9,6 +9,7 @@ pub mod control;
 mod create;
 mod exec;
 mod features;
+pub mod oom;
 pub mod plan;
 mod relay;
 pub mod socket;

@@ -43,6 +43,8 @@ pub struct Plan {
     pub vsock: i32,
     /// Listening socket for commands.
     pub control: i32,
+    /// File for the number of processes that the guest has killed for want of memory.
+    pub oom_kills: i32,
     /// Whether the streams 0, 1 and 2 are the slave of a terminal that stands for the guest's.
     pub terminal: bool,
     /// Milliseconds that the guest has to become ready.

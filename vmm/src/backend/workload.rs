@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::channel::{Channel, Go};
 use super::control::{self, Command};
 use super::create::Created;
-use super::{exec, spec};
+use super::{exec, oom, spec};
 
 /// How long a machine may take to execute the program: the hooks of `startContainer` run in that time.
 const START_LIMIT: Duration = Duration::from_secs(300);
@@ -212,9 +212,14 @@ impl Workload for Vm {
 
     fn stats(&self) -> Result<Stats> {
         let mut stats = self.stored.cgroup.stats()?;
+        if !self.is_alive() {
+            // The guest's own, and the host's: it may have killed the machine itself.
+            let kills = stats.oom_kills.unwrap_or(0).saturating_add(oom::read(&self.state_dir));
+            stats.oom_kills = Some(kills);
+            return Ok(stats);
+        }
         // What only the guest can see; the host's view of the machine is right for the rest.
-        if self.is_alive()
-            && !self.is_paused()
+        if !self.is_paused()
             && let Ok(Answer::Stats(inside)) = self.ask(Question::Stats)
         {
             spec::join_stats(&mut stats, *inside);

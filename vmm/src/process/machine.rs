@@ -25,6 +25,8 @@ pub(super) struct Parts {
     pub guest: UnixStream,
     /// Listens for commands.
     pub control: UnixListener,
+    /// For the number of processes that the guest has killed for want of memory.
+    pub oom_kills: File,
     /// Whether the streams 0, 1 and 2 are one terminal.
     pub terminal: bool,
     /// How long the guest may take to become ready.
@@ -75,6 +77,7 @@ pub(super) fn start(plan: Plan) -> Result<(Microvm, Parts)> {
     let parts = Parts {
         guest,
         control,
+        oom_kills: File::from(descriptor(plan.oom_kills)?),
         terminal: plan.terminal,
         boot_limit: Duration::from_millis(plan.boot_timeout_ms),
         setup: plan.setup,

@@ -1,5 +1,6 @@
 //! The one loop of the process: the guest, its streams, commands, signals, and whoever started it.
 
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use super::machine::Parts;
 use super::{Creator, signals};
 use crate::backend::channel::{Go, Report, Stamps};
 use crate::backend::control::Command;
+use crate::backend::oom;
 use crate::{End, Microvm};
 
 /// How long the guest may take to end its process after a SIGKILL, write everything out and say so.
@@ -44,6 +46,7 @@ pub(super) struct Session {
     streams: Option<Streams>,
     /// The terminal, for its size.
     terminal: Option<OwnedFd>,
+    oom_kills: File,
     setup: Option<GuestSetup>,
     boot_limit: Duration,
     /// Who waits for the start.
@@ -90,6 +93,7 @@ impl Session {
             stage: Stage::Created(Connection::new(parts.guest).map_err(guest)?),
             streams: Some(streams),
             terminal,
+            oom_kills: parts.oom_kills,
             setup: Some(parts.setup),
             boot_limit: parts.boot_limit,
             starter: None,
@@ -326,7 +330,13 @@ impl Session {
         let Stage::Started(relay) = &self.stage else { return Ok(None) };
         match relay.ended().cloned() {
             None => Ok(None),
-            Some(Ended::Process(status)) => Ok(Some(status)),
+            Some(Ended::Process(status)) => {
+                if relay.oom_kills() > 0 {
+                    oom::write(&self.oom_kills, relay.oom_kills())
+                        .map_err(|source| Error::failed("record", "that memory ran out", source))?;
+                }
+                Ok(Some(status))
+            }
             Some(Ended::Failed(failure)) => match self.starter.take() {
                 Some(starter) => {
                     let error = Error::from(failure);

@@ -100,6 +100,7 @@ pub struct Relay {
     /// Bytes of standard input that may still be sent.
     window: usize,
     started: Option<u32>,
+    oom_kills: u64,
     ended: Option<Ended>,
 }
 
@@ -125,6 +126,7 @@ impl Relay {
             errors: Output::new(errors.map(File::from)),
             window: STDIN_WINDOW,
             started: None,
+            oom_kills: 0,
             ended: None,
         })
     }
@@ -132,6 +134,11 @@ impl Relay {
     /// The process's id inside, once it has been executed.
     pub fn started(&self) -> Option<u32> {
         self.started
+    }
+
+    /// How many processes the guest says that its kernel has killed for want of memory: known once the process has ended.
+    pub fn oom_kills(&self) -> u64 {
+        self.oom_kills
     }
 
     /// How the process ended, once it has and all of its output has been written.
@@ -215,6 +222,7 @@ impl Relay {
             ToHost::StdinTaken(bytes) => self.window = STDIN_WINDOW.min(self.window + bytes as usize),
             ToHost::StdinClosed => self.input = None,
             ToHost::Started { pid } if self.started.is_none() => self.started = Some(pid),
+            ToHost::OomKills(count) if self.started.is_some() => self.oom_kills = count,
             ToHost::Ended(status) if self.started.is_some() => self.ended = Some(Ended::Process(status)),
             ToHost::Failed(failure) => self.ended = Some(Ended::Failed(*failure)),
             _ => return Err(Error::Unexpected),

@@ -81,12 +81,13 @@ fn output_arrives_before_the_end_and_input_keeps_to_its_window() {
 
 #[test]
 fn a_guest_that_lies_ends_its_relay_and_nothing_else() {
-    let lies: [Vec<u8>; 6] = [
+    let lies: [Vec<u8>; 7] = [
         vec![99, 0, 0, 0, 0, 0, 0, 0],
         vec![5, 0, 0, 0, 255, 255, 255, 255],
         vec![7, 0, 0, 0, 2, 0, 0, 0, 1, 65],
-        // An end without a start, a second start, an answer that nobody asked for.
+        // Memory kills and an end without a start, a second start, an answer that nobody asked for.
         ToHost::Ended(ExitStatus::Exited(0)).encode(),
+        ToHost::OomKills(1).encode(),
         [ToHost::Started { pid: 1 }.encode(), ToHost::Started { pid: 1 }.encode()].concat(),
         ToHost::Ready.encode(),
     ];
@@ -111,6 +112,7 @@ fn mutated_conversations_never_panic_hang_or_grow() {
         ToHost::StdinTaken(u32::MAX).encode(),
         ToHost::Stderr(b"e".to_vec()).encode(),
         ToHost::StdinClosed.encode(),
+        ToHost::OomKills(u64::MAX).encode(),
         ToHost::Ended(ExitStatus::Exited(1)).encode(),
     ]
     .concat();
