@@ -16,7 +16,7 @@ usage: check.sh [--variant plain|pvm] [--kernel FILE] [--accel kvm|tcg] [--cpus 
 USAGE
 }
 die() { echo "check.sh: $*" >&2; exit 1; }
-# shellcheck source=check/lib.sh
+# shellcheck source=guest/kernel/check/lib.sh
 . "$here/check/lib.sh"
 
 variant='' kernel='' accel=kvm cpus='1 2' seconds=10

@@ -18,7 +18,7 @@ the guest's clock is compared with the host's once a second. It uses all CPUs th
 USAGE
 }
 die() { echo "stress.sh: $*" >&2; exit 1; }
-# shellcheck source=check/lib.sh
+# shellcheck source=guest/kernel/check/lib.sh
 . "$here/check/lib.sh"
 
 minutes=10 cpus=2 variant=auto kernel=''

@@ -1,5 +1,5 @@
 //! The page in a real browser: light and dark, wide and narrow.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod fixture;
 

@@ -2,7 +2,7 @@
 //!
 //! `create` prepares everything that needs the host's privileges, then makes one process a machine, which goes into its [jail](crate::jail)
 //! and executes `rkvm-vmm` ([`crate::process`]). Later commands reach that process through a socket in the state folder ([`control`]), and
-//! the guest's init through another ([`exec`]).
+//! the guest's init through another (`exec.rs`).
 
 pub mod channel;
 pub mod control;
