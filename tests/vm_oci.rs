@@ -353,7 +353,7 @@ fn a_link_of_the_namespace_becomes_the_guests() {
         assert!(said.starts_with("1400\n") && said.contains("inet 10.213.11.2/24"), "{said}");
         assert!(said.contains("10.99.0.0/16 via 10.213.11.1") && said.ends_with("300000"), "{said}");
         // Again: what the first machine left on the link is replaced.
-        run(sandbox, &bundle.args(&["true"]), &[]).ok();
+        run(sandbox, bundle.args(&["true"]), &[]).ok();
         // Two links, and nothing to tell which one is meant.
         net.ip(&["-n", &net.name, "link", "add", "second", "type", "veth", "peer", "name", "third"]);
         net.ip(&["-n", &net.name, "link", "set", "second", "up"]);
