@@ -349,3 +349,6 @@ pub fn join_stats(outside: &mut Stats, inside: Stats) {
     outside.pids_limit = inside.pids_limit;
     outside.oom_kills = inside.oom_kills;
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,8 +23,6 @@ struct Client {
     outgoing: Vec<u8>,
     /// Its command has been read.
     asked: bool,
-    /// The answer is complete: it is let go of once it has been sent.
-    answered: bool,
 }
 
 /// A command and whose it is.
@@ -112,7 +110,6 @@ impl Commands {
                 incoming: vec![],
                 outgoing: vec![],
                 asked: false,
-                answered: false,
             });
         }
     }
@@ -135,18 +132,12 @@ impl Client {
             Err(error) => Reply::Failed(Failure::from(error)),
         };
         self.outgoing = frame(&reply);
-        self.answered = true;
     }
 
     /// Reads or writes once; an error lets go of it.
     fn serve(&mut self) -> io::Result<Option<Command>> {
         if !self.outgoing.is_empty() {
-            self.flush()?;
-            return if self.outgoing.is_empty() {
-                Err(io::ErrorKind::ConnectionAborted.into())
-            } else {
-                Ok(None)
-            };
+            return self.finish();
         }
         let mut bytes = [0; 4096];
         match self.stream.read(&mut bytes) {
@@ -164,10 +155,15 @@ impl Client {
                 format!("version {} of the machine's control socket", request.version),
                 format!("the machine was started by an rkvm that speaks version {VERSION}; use that one"),
             )));
-            self.flush()?;
-            return Ok(None);
+            return self.finish();
         }
         Ok(Some(request.command))
+    }
+
+    /// Sends the answer; lets go of the client once it has all of it.
+    fn finish(&mut self) -> io::Result<Option<Command>> {
+        self.flush()?;
+        if self.outgoing.is_empty() { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(None) }
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -241,12 +237,9 @@ mod tests {
         let mut client = crate::backend::socket::connect(folder.path(), "s").unwrap();
         client.write_all(&frame(&Request { version: 99, command: Command::Start })).unwrap();
         assert_eq!(turn(&mut commands), None);
-        // The connection stays open for further commands, so what ends the answer is its length.
-        let mut head = [0; 4];
-        client.read_exact(&mut head).unwrap();
-        let mut text = vec![0; length(head).unwrap()];
-        client.read_exact(&mut text).unwrap();
-        let answer = String::from_utf8_lossy(&text);
+        let mut answer = vec![];
+        client.read_to_end(&mut answer).unwrap();
+        let answer = String::from_utf8_lossy(&answer);
         assert!(answer.contains("version 99"), "{answer}");
     }
 }
