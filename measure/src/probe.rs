@@ -191,10 +191,15 @@ mod tests {
             let address = listener.local_addr().unwrap();
             let server = std::thread::spawn(move || {
                 let (mut stream, _) = listener.accept().unwrap();
-                let mut request = [0; 512];
-                let count = stream.read(&mut request).unwrap();
+                // All of it: closing with bytes unread would reset the connection, answer and all.
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    let mut part = [0; 512];
+                    let count = stream.read(&mut part).unwrap();
+                    request.extend_from_slice(&part[..count]);
+                }
                 stream.write_all(answer.as_bytes()).unwrap();
-                String::from_utf8_lossy(&request[..count]).into_owned()
+                String::from_utf8_lossy(&request).into_owned()
             });
             let probe: Probe = "http:80/x".parse().unwrap();
             let wanted = if ready { Answer::Ready } else { Answer::Not };
