@@ -1,8 +1,9 @@
 //! What commands write to the terminal, and ask there.
 
+use std::fmt::Display;
 use std::io::{self, BufRead, IsTerminal, Write};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
 /// Writes `text` to standard output. A reader that has gone (`| head`) is no error.
@@ -10,11 +11,32 @@ use serde::Serialize;
 /// # Errors
 /// It cannot be written, e.g. because the disk is full.
 pub fn print(text: &str) -> Result<()> {
+    write(text).context("cannot write to standard output")
+}
+
+/// As [`print`], with a newline at the end.
+///
+/// # Errors
+/// As [`print`].
+pub fn line(text: impl Display) -> Result<()> {
+    print(&format!("{text}\n"))
+}
+
+/// Writes `text` to standard output. A reader that has gone (`| head`) is no error.
+///
+/// # Errors
+/// It cannot be written, e.g. because the disk is full.
+pub fn write(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Writes a line to standard error. Where that cannot be written, nobody is left to be told.
+pub fn complain(text: impl Display) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// `value` as JSON, indented with four spaces as Docker's `inspect` does, with a newline at the end.
@@ -70,7 +92,7 @@ pub fn for_each(names: &[String], mut each: impl FnMut(&str) -> Result<()>) -> u
     let mut code = 0;
     for name in names {
         if let Err(error) = each(name) {
-            eprintln!("rkvm: {error:#}");
+            complain(format_args!("rkvm: {error:#}"));
             code = 1;
         }
     }

@@ -8,6 +8,8 @@ use anyhow::Result;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rkvm_image::{Digest, Limits, Options, Progress, Pulled, Reference, Silent, Step, Store};
 
+use crate::output;
+
 /// Where progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Show {
@@ -47,8 +49,9 @@ pub fn pull(store: &Store, reference: &Reference, limits: Limits, show: Show) ->
 /// Prints a line where progress is shown.
 pub fn line(show: Show, text: &str) {
     match show {
-        Show::Stdout => println!("{text}"),
-        Show::Stderr => eprintln!("{text}"),
+        // Progress: what it is about is the image, which is here or not.
+        Show::Stdout => drop(output::line(text)),
+        Show::Stderr => output::complain(text),
         Show::Nothing => {}
     }
 }

@@ -9,6 +9,7 @@ use rkvm_engine::Engine;
 use rkvm_engine::protocol::Exited;
 
 use crate::attach::End;
+use crate::output;
 
 /// A stream's name on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -91,12 +92,12 @@ pub fn report(end: End) -> u8 {
     match end {
         End::Exited(exited) => {
             if !exited.error.is_empty() {
-                eprintln!("rkvm: {}", exited.error);
+                output::complain(format_args!("rkvm: {}", exited.error));
             }
             exited.exit_code
         }
         End::Failed(failed) => {
-            eprintln!("rkvm: {}", failed.message);
+            output::complain(format_args!("rkvm: {}", failed.message));
             failed.exit_code
         }
         End::Detached => 0,

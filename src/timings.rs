@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use crate::output;
 use anyhow::Result;
 use rkvm_oci::Timeline;
 
@@ -34,9 +35,9 @@ pub fn print(timeline: &Timeline, format: TimingsFormat) -> Result<()> {
     match format {
         TimingsFormat::Table => {
             for (phase, ns) in timeline.durations() {
-                eprintln!("{:<8} {:>10.3} ms", phase.name(), ns as f64 / 1e6);
+                output::complain(format_args!("{:<8} {:>10.3} ms", phase.name(), ns as f64 / 1e6));
             }
-            eprintln!("{:<8} {:>10.3} ms", "total", timeline.total_ns() as f64 / 1e6);
+            output::complain(format_args!("{:<8} {:>10.3} ms", "total", timeline.total_ns() as f64 / 1e6));
         }
         TimingsFormat::Json => {
             let phases: Vec<_> = timeline
@@ -48,7 +49,7 @@ pub fn print(timeline: &Timeline, format: TimingsFormat) -> Result<()> {
                 "start_ns": timeline.start.0,
                 "total_ns": timeline.total_ns(),
             });
-            eprintln!("{}", serde_json::to_string(&report)?);
+            output::complain(format_args!("{}", serde_json::to_string(&report)?));
         }
     }
     Ok(())

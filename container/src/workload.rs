@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxResources;
 use rkvm_linux::wait::wait_for;
+use rkvm_oci::process::ProcessInfo;
 use rkvm_oci::runtime::process_start;
 use rkvm_oci::stats::Stats;
 use rkvm_oci::timeline::Phase;
@@ -197,6 +198,10 @@ impl Workload for Container {
 
     fn processes(&self) -> Result<Vec<i32>> {
         self.cgroup("ps")?.processes()
+    }
+
+    fn processes_inside(&self) -> Result<Option<Vec<ProcessInfo>>> {
+        Ok(None)
     }
 
     fn delete(&mut self) -> Result<()> {

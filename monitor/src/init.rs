@@ -1,5 +1,6 @@
 //! The small init of `--init`: pid 1 that starts the program, hands signals on, and reaps what others leave behind.
 
+use std::io::{self, Write as _};
 use std::process::Command;
 
 use nix::errno::Errno;
@@ -14,12 +15,12 @@ use crate::sys;
 pub fn run(args: &[String]) -> u8 {
     let args = args.strip_prefix(&["--".to_owned()][..]).unwrap_or(args);
     let Some((program, rest)) = args.split_first() else {
-        eprintln!("rkvm-init: no program to run");
+        let _ = writeln!(io::stderr(), "rkvm-init: no program to run");
         return 125;
     };
     let signals = SigSet::all();
     if let Err(errno) = signals.thread_block() {
-        eprintln!("rkvm-init: cannot block signals: {errno}");
+        let _ = writeln!(io::stderr(), "rkvm-init: cannot block signals: {errno}");
         return 125;
     }
     let mut command = Command::new(program);
@@ -28,7 +29,7 @@ pub fn run(args: &[String]) -> u8 {
     let child = match command.spawn() {
         Ok(child) => Pid::from_raw(child.id() as i32),
         Err(error) => {
-            eprintln!("rkvm-init: cannot execute {program}: {error}");
+            let _ = writeln!(io::stderr(), "rkvm-init: cannot execute {program}: {error}");
             return if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 };
         }
     };

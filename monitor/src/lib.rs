@@ -11,7 +11,7 @@ mod restart;
 mod session;
 mod sys;
 
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::ExitCode;
@@ -44,13 +44,13 @@ pub fn main(backend: BackendFn) -> ExitCode {
         return ExitCode::from(agent::run(&args));
     }
     let [run, lib, id] = &args[..] else {
-        eprintln!("rkvm-monitor is started by rkvm, one a container; use `rkvm run`");
+        let _ = writeln!(io::stderr(), "rkvm-monitor is started by rkvm, one a container; use `rkvm run`");
         return ExitCode::from(125);
     };
     let client = match detach() {
         Ok(client) => client,
         Err(error) => {
-            eprintln!("rkvm-monitor: cannot leave the client's session: {error}");
+            let _ = writeln!(io::stderr(), "rkvm-monitor: cannot leave the client's session: {error}");
             return ExitCode::from(125);
         }
     };

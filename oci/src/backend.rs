@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::bundle::Bundle;
 use crate::error::Result;
 use crate::lifecycle::Status;
+use crate::process::ProcessInfo;
 use crate::signal::Signal;
 use crate::state::Record;
 use crate::stats::Stats;
@@ -352,6 +353,13 @@ pub trait Workload {
     /// # Errors
     /// The list cannot be read.
     fn processes(&self) -> Result<Vec<i32>>;
+
+    /// The processes that a kernel of the workload's own runs, which the host cannot see; `None` where the host's kernel runs them, so
+    /// that [`Workload::processes`] are all there are.
+    ///
+    /// # Errors
+    /// That kernel does not answer, or is paused.
+    fn processes_inside(&self) -> Result<Option<Vec<ProcessInfo>>>;
 
     /// Ends what still runs and removes every trace outside the state folder. Works on a half-made workload too, and
     /// a second time.

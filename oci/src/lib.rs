@@ -10,6 +10,7 @@ pub mod error;
 pub mod failure;
 pub mod hooks;
 pub mod lifecycle;
+pub mod process;
 pub mod runtime;
 pub mod signal;
 pub mod state;

@@ -11,6 +11,7 @@ use rkvm_engine::{Container, Engine, Locked};
 use rkvm_oci::Kernel;
 
 use crate::context::Context;
+use crate::output;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -138,10 +139,10 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
 
 fn tell(report: &Report, args: &Args, target: &Path) {
     for path in &report.skipped {
-        eprintln!("rkvm: {} is a socket or device, and was not copied", path.display());
+        output::complain(format_args!("rkvm: {} is a socket or device, and was not copied", path.display()));
     }
     if !args.quiet && args.target != "-" {
-        eprintln!("Successfully copied {} to {}", human::size(report.bytes), target.display());
+        output::complain(format_args!("Successfully copied {} to {}", human::size(report.bytes), target.display()));
     }
 }
 

@@ -4,6 +4,7 @@ use anyhow::Result;
 
 use crate::context::Context;
 use crate::flags::{Attachment, ContainerFlags};
+use crate::output;
 use crate::pulling::Show;
 
 /// Flags of `rkvm create`.
@@ -19,6 +20,6 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
     let engine = context.engine();
     let image = args.flags.fetch(&engine, Show::Stderr)?;
     let locked = args.flags.create(&engine, &image, Attachment::Foreground)?;
-    println!("{}", locked.container.id());
+    output::line(locked.container.id())?;
     Ok(0)
 }

@@ -9,6 +9,7 @@ use rkvm_engine::format::{Column, Filters, Format, Listing, Row, human};
 use rkvm_image::{Digest, Reference, Store, Summary};
 
 use crate::context::Context;
+use crate::output;
 
 const LISTING: Listing = Listing {
     columns: &[
@@ -85,11 +86,11 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
     }
     if args.quiet && args.format.is_none() {
         ids.dedup();
-        ids.iter().for_each(|id| println!("{id}"));
+        output::print(&ids.iter().map(|id| format!("{id}\n")).collect::<String>())?;
         return Ok(0);
     }
     let format = args.format.as_deref().or(args.digests.then_some(WITH_DIGESTS));
-    print!("{}", Format::parse(format, &LISTING)?.print(&LISTING, &rows)?);
+    output::print(&Format::parse(format, &LISTING)?.print(&LISTING, &rows)?)?;
     Ok(0)
 }
 

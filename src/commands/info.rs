@@ -29,7 +29,7 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
         None | Some("") => {
             output::print(&info.to_string())?;
             for warning in info.warnings() {
-                eprintln!("WARNING: {warning}");
+                output::complain(format_args!("WARNING: {warning}"));
             }
             return Ok(0);
         }

@@ -153,7 +153,7 @@ impl Shown {
                 }
             },
             Err(error) => {
-                eprintln!("rkvm: {error:#}");
+                output::complain(format_args!("rkvm: {error:#}"));
                 self.code = 1;
             }
         }

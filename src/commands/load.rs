@@ -8,6 +8,7 @@ use rkvm_image::limits::parse_bytes;
 use rkvm_image::{Limits, Loaded, Options, Reference, Silent, Store};
 
 use crate::context::Context;
+use crate::output;
 
 /// Flags of `rkvm load`.
 #[derive(Debug, clap::Args)]
@@ -45,9 +46,11 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
     if !args.quiet {
         for image in &loaded {
             let names = image.names.iter().chain(&args.tag);
-            names.clone().for_each(|name| println!("Loaded image: {}", name.familiar()));
+            for name in names.clone() {
+                output::line(format_args!("Loaded image: {}", name.familiar()))?;
+            }
             if names.count() == 0 {
-                println!("Loaded image ID: {}", image.id);
+                output::line(format_args!("Loaded image ID: {}", image.id))?;
             }
         }
     }

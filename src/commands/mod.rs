@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::context::Context;
+use crate::output;
 
 /// Declares each verb's module, its place in the command line and its call: one line a verb, sorted by name.
 macro_rules! verbs {
@@ -156,7 +157,7 @@ pub fn main() -> u8 {
     };
     let context = Context::new(cli.root);
     dispatch(cli.command, &context).unwrap_or_else(|error| {
-        eprintln!("rkvm: {error:#}");
+        output::complain(format_args!("rkvm: {error:#}"));
         exit_code(&error, failure)
     })
 }

@@ -66,7 +66,7 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
     let filter = ContainerFilter::parse(&engine, &args.filter)?;
     let (mut containers, damaged) = engine.list()?;
     for error in &damaged {
-        eprintln!("rkvm: {:#}", anyhow::Error::msg(error.to_string()));
+        output::complain(format_args!("rkvm: {:#}", anyhow::Error::msg(error.to_string())));
     }
     let limit = if args.latest { Some(1) } else { args.last };
     if !(args.all || limit.is_some() || filter.wants_stopped()) {

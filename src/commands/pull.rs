@@ -5,6 +5,7 @@ use rkvm_image::limits::parse_bytes;
 use rkvm_image::{Limits, News, Reference, Store};
 
 use crate::context::Context;
+use crate::output;
 use crate::pulling::{self, Show};
 
 /// Flags of `rkvm pull`.
@@ -33,6 +34,6 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
         News::UpToDate => "Image is up to date for",
     };
     pulling::line(show, &format!("Status: {status} {}", args.name.familiar()));
-    println!("{}", args.name);
+    output::line(&args.name)?;
     Ok(0)
 }

@@ -8,6 +8,7 @@ use rkvm_engine::{Engine, Error, store};
 
 use crate::context::Context;
 use crate::each::each;
+use crate::output;
 
 /// Flags of `rkvm rm`.
 #[derive(Debug, clap::Args)]
@@ -35,7 +36,7 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
         match removed {
             // As Docker: what is not there need not be removed by force.
             Err(Error::NoSuchContainer(_)) if args.force => {
-                eprintln!("rkvm: no such container: {name}");
+                output::complain(format_args!("rkvm: no such container: {name}"));
                 Ok(())
             }
             other => Ok(other?),

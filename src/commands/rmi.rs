@@ -5,6 +5,7 @@ use rkvm_image::{Error, Removal, RemoveMode, Store};
 
 use crate::commands::EXIT_FAILURE;
 use crate::context::Context;
+use crate::output;
 
 /// Flags of `rkvm rmi`.
 #[derive(Debug, clap::Args)]
@@ -24,10 +25,10 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
     let mut code = 0;
     for image in &args.images {
         match store.remove(image, mode) {
-            Ok(removals) => print_removals(&removals),
+            Ok(removals) => print_removals(&removals)?,
             Err(Error::NotFound { .. }) if args.force => {}
             Err(error) => {
-                eprintln!("rkvm: {:#}", anyhow::Error::from(error));
+                output::complain(format_args!("rkvm: {:#}", anyhow::Error::from(error)));
                 code = EXIT_FAILURE;
             }
         }
@@ -36,11 +37,15 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
 }
 
 /// Prints what was removed, in Docker's words.
-pub fn print_removals(removals: &[Removal]) {
+///
+/// # Errors
+/// It cannot be written.
+pub fn print_removals(removals: &[Removal]) -> Result<()> {
     for removal in removals {
         match removal {
-            Removal::Untagged(name) => println!("Untagged: {name}"),
-            Removal::Deleted(id) => println!("Deleted: {id}"),
+            Removal::Untagged(name) => output::line(format_args!("Untagged: {name}"))?,
+            Removal::Deleted(id) => output::line(format_args!("Deleted: {id}"))?,
         }
     }
+    Ok(())
 }

@@ -15,6 +15,7 @@ use crate::flags::{Attachment, ContainerFlags};
 use crate::pulling::Show;
 use crate::start;
 use crate::timings::{self, TimingsFormat};
+use crate::output;
 
 /// Flags of `rkvm run`.
 #[derive(Debug, clap::Args)]
@@ -120,7 +121,7 @@ fn detached(
 ) -> Result<u8> {
     match connection.started(id) {
         Ok(StartResult::Started(started)) => {
-            println!("{id}");
+            output::line(id)?;
             if let Some(format) = format {
                 timings::print(&started.timeline, format)?;
             }
@@ -128,7 +129,7 @@ fn detached(
         }
         Ok(StartResult::Failed(failed)) => {
             forget_unless_started(engine, id, failed.exit_code)?;
-            eprintln!("rkvm: {}", failed.message);
+            output::complain(format_args!("rkvm: {}", failed.message));
             Ok(failed.exit_code)
         }
         Err(error) => {

@@ -5,6 +5,7 @@ use rkvm_engine::{Engine, Error};
 
 use super::EXIT_FAILURE;
 use crate::context::Context;
+use crate::output;
 
 /// Flags of `rkvm wait`.
 #[derive(Debug, clap::Args)]
@@ -19,12 +20,9 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
     let engine = context.engine();
     let mut code = 0;
     for name in &args.containers {
-        match wait(&engine, name) {
-            Ok(exit_code) => println!("{exit_code}"),
-            Err(error) => {
-                eprintln!("rkvm: {error:#}");
-                code = EXIT_FAILURE;
-            }
+        if let Err(error) = wait(&engine, name).and_then(output::line) {
+            output::complain(format_args!("rkvm: {error:#}"));
+            code = EXIT_FAILURE;
         }
     }
     Ok(code)

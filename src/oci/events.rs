@@ -34,7 +34,7 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
     let opened = context.open(&args.id)?;
     opened.check(Verb::Stats)?;
     if args.stats {
-        print(&args.id, "stats", figures(&opened.workload.stats()?));
+        print(&args.id, "stats", figures(&opened.workload.stats()?))?;
         return Ok(0);
     }
     drop(opened);
@@ -51,23 +51,23 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
         }
         let stats = context.workload(&record)?.stats()?;
         if kills.is_some_and(|before| stats.oom_kills > before) {
-            print(&args.id, "oom", Value::Null);
+            print(&args.id, "oom", Value::Null)?;
         }
         kills = Some(stats.oom_kills);
         if Instant::now() >= next {
-            print(&args.id, "stats", figures(&stats));
+            print(&args.id, "stats", figures(&stats))?;
             next += interval;
         }
         sleep(OOM_POLL.min(next.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))));
     }
 }
 
-fn print(id: &str, kind: &str, data: Value) {
+fn print(id: &str, kind: &str, data: Value) -> Result<()> {
     let mut event = json!({"type": kind, "id": id});
     if !data.is_null() {
         event["data"] = data;
     }
-    println!("{event}");
+    super::print(&format!("{event}\n"))
 }
 
 /// The figures in runc's form, as containerd and Docker read them.

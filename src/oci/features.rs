@@ -14,6 +14,6 @@ pub fn run(_args: Args, context: &Context) -> Result<u8> {
     let features = crate::backend::backend(isolation)?.features();
     let text = serde_json::to_string_pretty(&features)
         .map_err(|source| Error::failed("print", "the features", source))?;
-    println!("{text}");
+    super::print(&format!("{text}\n"))?;
     Ok(0)
 }

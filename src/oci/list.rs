@@ -30,7 +30,7 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
     let mut found = vec![];
     for id in context.store.ids()? {
         if args.quiet {
-            println!("{id}");
+            super::print(&format!("{id}\n"))?;
             continue;
         }
         match context.look(&id) {
@@ -65,7 +65,7 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
                 })
             })
             .collect();
-        println!("{}", serde_json::Value::from(list));
+        super::print(&format!("{}\n", serde_json::Value::from(list)))?;
         return Ok(0);
     }
     let rows: Vec<[String; 6]> = found
@@ -82,6 +82,6 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
         })
         .collect();
     let head = ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned);
-    print!("{}", super::table(&head, &rows));
+    super::print(&super::table(&head, &rows))?;
     Ok(0)
 }

@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use crate::output;
 use clap::ValueEnum;
 use rkvm_oci::runtime::rfc3339;
 
@@ -36,14 +37,14 @@ impl Log {
     /// Tells why the command failed, with all causes: to standard error and to the log.
     pub fn error(&self, error: &dyn Error) {
         let text = chain(error);
-        eprintln!("rkvm-oci: {text}");
+        output::complain(format_args!("rkvm-oci: {text}"));
         self.write("error", &text);
     }
 
     /// Tells what went wrong without making the command fail.
     pub fn warning(&self, error: &dyn Error) {
         let text = chain(error);
-        eprintln!("rkvm-oci: warning: {text}");
+        output::complain(format_args!("rkvm-oci: warning: {text}"));
         self.write("warning", &text);
     }
 
@@ -56,7 +57,7 @@ impl Log {
         };
         let file = OpenOptions::new().create(true).append(true).mode(0o644).open(path);
         if let Err(error) = file.and_then(|mut file| writeln!(file, "{line}")) {
-            eprintln!("rkvm-oci: cannot write --log {}: {error}", path.display());
+            output::complain(format_args!("rkvm-oci: cannot write --log {}: {error}", path.display()));
         }
     }
 }

@@ -6,6 +6,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 use rkvm_oci::runtime::{self, Opened};
 use rkvm_oci::{Backend, Isolation, Record, Result, Status, Store, Workload};
 
+use crate::output;
+
 mod create;
 mod delete;
 mod events;
@@ -57,7 +59,7 @@ pub struct Global {
     /// Whether the caller is not root; found out without this flag, which is read for compatibility
     #[arg(long, value_name = "auto|true|false", default_value = "auto")]
     rootless: Rootless,
-    /// `container` or `vm`; without it the annotation io.rkvm.isolation decides
+    /// `container` or `vm`; without it the program's own name (`rkvm-oci-vm` means vm), then the annotation io.rkvm.isolation
     #[arg(long, value_name = "ISOLATION", env = "RKVM_ISOLATION")]
     isolation: Option<Isolation>,
     /// Show the version
@@ -130,7 +132,7 @@ impl Context {
         // State is found by later commands from any folder.
         let root = std::path::absolute(&root)
             .map_err(|source| rkvm_oci::Error::failed("use --root", root.display(), source))?;
-        Ok(Self { store: Store::new(root), isolation: global.isolation })
+        Ok(Self { store: Store::new(root), isolation: global.isolation.or_else(isolation_of_name) })
     }
 
     /// The backend for a new container: flag, annotation, default.
@@ -164,6 +166,14 @@ impl Context {
     }
 }
 
+/// The isolation that the name of the called program asks for: a link `rkvm-oci-vm` to it makes microVMs. For callers that can name
+/// a program but give it no flags (containerd's `BinaryName`, dockerd's `--add-runtime`).
+fn isolation_of_name() -> Option<Isolation> {
+    let program = std::env::args_os().next()?;
+    let name = std::path::Path::new(&program).file_name()?.to_str()?;
+    name.ends_with("-vm").then_some(Isolation::Vm)
+}
+
 fn default_root() -> PathBuf {
     let user = nix::unistd::geteuid();
     match std::env::var_os("XDG_RUNTIME_DIR") {
@@ -182,15 +192,20 @@ pub fn main() -> u8 {
             return if error.use_stderr() { FAILED } else { 0 };
         }
     };
+    let log = log::Log::new(&cli.global);
     if cli.global.version {
-        print!("{}", version::text());
-        return 0;
+        return match print(&version::text()) {
+            Ok(()) => 0,
+            Err(error) => {
+                log.error(&error);
+                FAILED
+            }
+        };
     }
     let Some(command) = cli.command else {
         let _ = <Cli as clap::CommandFactory>::command().print_help();
         return FAILED;
     };
-    let log = log::Log::new(&cli.global);
     match Context::new(&cli.global).and_then(|context| run(command, &context, &log)) {
         Ok(code) => code,
         Err(error) => {
@@ -221,6 +236,11 @@ fn run(command: Command, context: &Context, log: &log::Log) -> Result<u8> {
         Command::Spec(args) => spec::run(args),
         Command::Features(args) => features::run(args, context),
     }
+}
+
+/// Writes `text` to standard output. A reader that has gone (`| head`) is no error.
+fn print(text: &str) -> Result<()> {
+    output::write(text).map_err(|source| rkvm_oci::Error::failed("write to", "standard output", source))
 }
 
 /// Columns as wide as their widest cell, two spaces apart.

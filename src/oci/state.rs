@@ -28,6 +28,6 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
     });
     let text = serde_json::to_string_pretty(&state)
         .map_err(|source| Error::failed("print the state of", &record.id, source))?;
-    println!("{text}");
+    super::print(&format!("{text}\n"))?;
     Ok(0)
 }

@@ -29,7 +29,7 @@ pub fn run(args: &[String]) -> u8 {
                 text.push_str(&format!(": {error}"));
                 cause = error.source();
             }
-            eprint!("{text}");
+            let _ = write!(io::stderr(), "{text}");
             FAILED
         }
         None => UNKNOWN,
@@ -43,7 +43,7 @@ fn command(args: &[&str]) -> Option<Result<(), CopyError>> {
             let output = io::BufWriter::with_capacity(1 << 16, io::stdout().lock());
             // What was skipped is told on standard error: standard output is the archive.
             root().and_then(|root| copy::pack(&root, Path::new(path), output, links)).map(|report| {
-                eprint!("{}", as_json(&report));
+                let _ = write!(io::stderr(), "{}", as_json(&report));
             })
         }
         ["unpack", ownership, path] => {

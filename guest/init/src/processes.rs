@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use rkvm_guest_protocol::GuestProcessInfo;
+use rkvm_oci::process::ProcessInfo;
 
 /// Longest command line that is told, bytes: programs can make theirs as long as they like.
 const MAX_COMMAND: usize = 4096;
@@ -10,7 +10,7 @@ const MAX_COMMAND: usize = 4096;
 const TICKS: u64 = 100;
 
 /// Process `pid`; `None` when it has ended meanwhile.
-pub fn describe(pid: i32) -> Option<GuestProcessInfo> {
+pub fn describe(pid: i32) -> Option<ProcessInfo> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
@@ -32,12 +32,7 @@ fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
     status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
 }
 
-fn parse(
-    stat: &str,
-    status: &str,
-    command: &[u8],
-    inside: impl FnOnce(u32) -> u32,
-) -> Option<GuestProcessInfo> {
+fn parse(stat: &str, status: &str, command: &[u8], inside: impl FnOnce(u32) -> u32) -> Option<ProcessInfo> {
     // The name is in parentheses and may hold some itself.
     let (head, rest) = stat.rsplit_once(')')?;
     let name = head.split_once('(')?.1;
@@ -49,7 +44,7 @@ fn parse(
         .map(String::from_utf8_lossy)
         .collect();
     let command = words.join(" ").trim_end().to_owned();
-    Some(GuestProcessInfo {
+    Some(ProcessInfo {
         pid: inner_id(status)?,
         parent: inside(number(4)? as u32),
         uid: field(status, "Uid:")?.split_whitespace().next()?.parse().ok()?,

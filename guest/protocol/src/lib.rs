@@ -23,7 +23,7 @@ mod message;
 mod setup;
 
 pub use frame::{Error, FrameReader, MAX_DOCUMENT, MAX_STREAM_DATA, Message};
-pub use message::{Answer, GuestProcessInfo, OutputKind, Question, ToGuest, ToHost, WindowSize};
+pub use message::{Answer, OutputKind, Question, ToGuest, ToHost, WindowSize};
 pub use setup::{Address, GuestProcess, GuestSetup, Link, Root, Route, SeccompProgram, WriteLayer};
 
 /// Version of this protocol; both sides come from one build, so any difference is an error.

@@ -96,14 +96,14 @@ type Seen = (trial::Watched, Trial, Trial);
 
 /// The three runs; `None`: the user ended them.
 fn trials(order: &Order, context: &Context, session: &Session, policy: Policy) -> Result<Option<Seen>> {
-    eprintln!("watching its system calls in a container");
+    output::complain(format_args!("watching its system calls in a container"));
     let observed = trial::watched(order, context, session, policy)?;
     let mut trials = vec![];
     for isolation in [Isolation::Container, Isolation::Vm] {
         if interrupt::requested() {
             return Ok(None);
         }
-        eprintln!("starting it with --isolation={isolation}");
+        output::complain(format_args!("starting it with --isolation={isolation}"));
         trials.push(trial::plain(order, context, session, isolation)?);
     }
     match (trials.pop(), trials.pop()) {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use rkvm_measure::drive::Watcher;
+use crate::output;
 
 /// Time between two lines.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -36,7 +37,7 @@ impl Watcher for Progress {
         } else if self.last.elapsed() >= INTERVAL && done < planned {
             self.last = Instant::now();
             let left = self.began.elapsed().mul_f64((planned - done) as f64 / done.max(1) as f64);
-            eprintln!("{done} of {planned} starts, about {} s left", left.as_secs());
+            output::complain(format_args!("{done} of {planned} starts, about {} s left", left.as_secs()));
         }
     }
 }

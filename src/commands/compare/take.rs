@@ -34,6 +34,7 @@ use crate::context::Context;
 use crate::flags::pull::{self, PullPolicy};
 use crate::flags::{Attachment, ContainerFlags};
 use crate::pulling::Show;
+use crate::output;
 
 /// Measures; `None`: the user ended it before there was anything to report.
 ///
@@ -94,7 +95,7 @@ pub fn take(order: &Order, context: &Context) -> Result<Option<Report>> {
     session::remove_all(context, |name| name == session.name())?;
     let measured = measured.context("nothing was measured (--isolation and --with choose what takes part)")?;
     if measured.samples.is_empty() {
-        eprintln!("rkvm: interrupted before anything was measured");
+        output::complain(format_args!("rkvm: interrupted before anything was measured"));
         return Ok(None);
     }
     report.completion = measured.completion();
@@ -111,12 +112,12 @@ pub fn take(order: &Order, context: &Context) -> Result<Option<Report>> {
 
 /// Says what is going to be measured, and refuses where `--strict` says so.
 fn announce(order: &Order, report: &Report) -> Result<()> {
-    eprintln!("seed {}", order.question.seed);
+    output::complain(format_args!("seed {}", order.question.seed));
     for missing in &report.missing {
-        eprintln!("{}: not measured: {}", missing.id, missing.reason);
+        output::complain(format_args!("{}: not measured: {}", missing.id, missing.reason));
     }
     for finding in &report.findings {
-        eprintln!("{}", render::text::finding(finding));
+        output::complain(format_args!("{}", render::text::finding(finding)));
     }
     if order.strict && fairness::has_warning(&report.findings) {
         bail!("--strict: the warnings above distort the figures; remedy them, or leave --strict out");

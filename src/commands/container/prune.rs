@@ -35,7 +35,7 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
 pub fn remove_stopped(engine: &Engine, filter: &PruneFilter) -> Result<u64> {
     let (containers, damaged) = engine.list()?;
     for error in damaged {
-        eprintln!("rkvm: {:#}", anyhow::Error::from(error));
+        output::complain(format_args!("rkvm: {:#}", anyhow::Error::from(error)));
     }
     let mut removed = vec![];
     let mut bytes = 0;

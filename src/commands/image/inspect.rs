@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::commands::EXIT_FAILURE;
 use crate::context::Context;
+use crate::output;
 
 /// Flags of `rkvm image inspect`.
 #[derive(Debug, clap::Args)]
@@ -28,18 +29,18 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
         match store.resolve(name).and_then(|image| describe(&store, &image)) {
             Ok(description) => found.push(description),
             Err(error) => {
-                eprintln!("rkvm: {:#}", anyhow::Error::from(error));
+                output::complain(format_args!("rkvm: {:#}", anyhow::Error::from(error)));
                 code = EXIT_FAILURE;
             }
         }
     }
     match args.format.as_deref() {
-        None => println!("{}", serde_json::to_string_pretty(&found)?),
-        Some("json") => println!("{}", serde_json::to_string(&found)?),
+        None => output::line(serde_json::to_string_pretty(&found)?)?,
+        Some("json") => output::line(serde_json::to_string(&found)?)?,
         Some(text) => {
             let template = Template::parse(text)?;
             for description in &found {
-                println!("{}", template.render_serializable(description)?);
+                output::line(template.render_serializable(description)?)?;
             }
         }
     }

@@ -1,6 +1,6 @@
 //! `rkvm image prune`.
 
-use std::io::{self, Write};
+use std::io;
 
 use anyhow::Result;
 use rkvm_engine::format::human;
@@ -8,6 +8,7 @@ use rkvm_image::{PruneScope, Store};
 
 use crate::commands::rmi::print_removals;
 use crate::context::Context;
+use crate::output;
 
 /// Flags of `rkvm image prune`.
 #[derive(Debug, clap::Args)]
@@ -25,8 +26,7 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
     let scope = if args.all { PruneScope::Unused } else { PruneScope::Untagged };
     if !args.force {
         let which = if args.all { "all images that no container uses" } else { "all images without a name" };
-        print!("This removes {which}. Are you sure? [y/N] ");
-        io::stdout().flush()?;
+        output::print(&format!("This removes {which}. Are you sure? [y/N] "))?;
         let mut answer = String::new();
         io::stdin().read_line(&mut answer)?;
         if !matches!(answer.trim(), "y" | "Y" | "yes") {
@@ -35,10 +35,10 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
     }
     let pruned = Store::open(&context.lib_dir).prune(scope)?;
     if !pruned.removals.is_empty() {
-        println!("Deleted Images:");
-        print_removals(&pruned.removals);
-        println!();
+        output::line("Deleted Images:")?;
+        print_removals(&pruned.removals)?;
+        output::line("")?;
     }
-    println!("Total reclaimed space: {}", human::size(pruned.bytes));
+    output::line(format_args!("Total reclaimed space: {}", human::size(pruned.bytes)))?;
     Ok(0)
 }

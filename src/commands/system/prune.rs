@@ -57,7 +57,7 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
     let pruned = Store::open(&context.lib_dir).prune(scope)?;
     if !pruned.removals.is_empty() {
         output::print("Deleted Images:\n")?;
-        print_removals(&pruned.removals);
+        print_removals(&pruned.removals)?;
         output::print("\n")?;
     }
     bytes += pruned.bytes;

@@ -10,6 +10,7 @@ use rkvm_cgroup::Cgroup;
 use rkvm_guest_protocol::{Answer, Question};
 use rkvm_linux::sys::spawn;
 use rkvm_linux::wait::wait_for;
+use rkvm_oci::process::ProcessInfo;
 use rkvm_oci::runtime::process_start;
 use rkvm_oci::stats::Stats;
 use rkvm_oci::timeline::Phase;
@@ -229,6 +230,19 @@ impl Workload for Vm {
 
     fn processes(&self) -> Result<Vec<i32>> {
         Ok(if self.is_alive() { vec![self.pid] } else { vec![] })
+    }
+
+    fn processes_inside(&self) -> Result<Option<Vec<ProcessInfo>>> {
+        if self.is_paused() {
+            let error = std::io::Error::from_raw_os_error(libc::EAGAIN);
+            return Err(
+                Error::failed("list the processes of", &self.id, error).hint("it is paused; resume it first")
+            );
+        }
+        match self.ask(Question::Processes)? {
+            Answer::Processes(list) => Ok(Some(list)),
+            _ => Err(exec::unexpected()),
+        }
     }
 
     fn delete(&mut self) -> Result<()> {

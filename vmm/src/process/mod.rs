@@ -8,7 +8,7 @@ pub(crate) mod signals;
 pub(crate) mod sys;
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read, Write as _};
 use std::mem::ManuallyDrop;
 use std::os::fd::OwnedFd;
 
@@ -27,7 +27,7 @@ pub fn main() -> ! {
     let (plan, channel) = match inherited() {
         Ok(both) => both,
         Err(error) => {
-            eprintln!("rkvm-vmm is started by rkvm, one a microVM: {error}");
+            let _ = writeln!(io::stderr(), "rkvm-vmm is started by rkvm, one a microVM: {error}");
             sys::exit_now(FAILED)
         }
     };
@@ -82,7 +82,9 @@ impl Creator {
             Some(channel) => {
                 let _ = channel.send(&Report::Failed(Failure::from(error)));
             }
-            None => eprintln!("rkvm-vmm: {}", crate::backend::chain(&error)),
+            None => {
+                let _ = writeln!(io::stderr(), "rkvm-vmm: {}", crate::backend::chain(&error));
+            }
         }
     }
 }

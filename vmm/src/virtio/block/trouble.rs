@@ -1,6 +1,6 @@
 //! What the host's side of a disk reports to the host: a guest sees only that a request failed.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -75,7 +75,9 @@ impl Reports {
         };
         match self.tell.get() {
             Some(tell) => tell(trouble),
-            None => eprintln!("{trouble}"),
+            None => {
+                let _ = writeln!(io::stderr(), "{trouble}");
+            }
         }
     }
 }
