@@ -382,3 +382,48 @@ fn a_link_that_a_hook_brings_becomes_the_guests() {
         assert!(said.contains("inet 10.213.12.2/24"), "{said}");
     });
 }
+
+#[test]
+fn ps_shows_what_runs_inside_and_callers_get_process_ids_of_the_host() {
+    with_kvm(|sandbox| {
+        let script = "sleep 1001 & exec sleep 1002";
+        let pid = up(sandbox, &sandbox.bundle("c", &["sh", "-c", script]));
+        let ps = |flags: &[&str]| oci(sandbox, &["ps"]).args(flags).arg(sandbox.id("c"));
+        let said = wait::until("both processes", || {
+            let said = ps(&[]).ok().text();
+            (said.lines().count() == 3 && !said.contains("sh -c")).then_some(said)
+        });
+        let lines: Vec<Vec<&str>> = said.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[0][..3], ["UID", "PID", "PPID"]);
+        assert!(lines[1..].iter().any(|line| line[1] == "1" && line.ends_with(&["sleep", "1002"])), "{said}");
+        assert!(lines[1..].iter().any(|line| line[2] == "1" && line.ends_with(&["sleep", "1001"])), "{said}");
+        assert_eq!(ps(&["--format", "json"]).ok().json(), json!([pid]));
+        oci(sandbox, &["ps"]).arg(sandbox.id("c")).arg("-ef").fails("not supported");
+        oci(sandbox, &["pause"]).arg(sandbox.id("c")).ok();
+        ps(&[]).fails("resume");
+        oci(sandbox, &["resume"]).arg(sandbox.id("c")).ok();
+        oci(sandbox, &["kill"]).arg(sandbox.id("c")).arg("KILL").ok();
+        reap::wait_for(pid);
+        assert_eq!(ps(&[]).ok().text().lines().count(), 1);
+        oci(sandbox, &["delete"]).arg(sandbox.id("c")).ok();
+        nothing_is_left(sandbox);
+    });
+}
+
+#[test]
+fn a_link_to_the_program_chooses_by_its_name() {
+    with_kvm(|sandbox| {
+        let link = sandbox.path().join("rkvm-oci-vm");
+        std::os::unix::fs::symlink(rkvm_testing::binary("rkvm-oci"), &link).unwrap();
+        let bundle = sandbox.bundle("c", &["uname", "-r"]);
+        let release = |flags: &[&str]| {
+            let run = sandbox.command(&link).arg("--root").arg(sandbox.oci_root()).args(flags);
+            run.args(["run", "--bundle"]).arg(&bundle.path).arg(sandbox.id("c")).ok().text()
+        };
+        let host = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        assert_ne!(release(&[]), host.trim());
+        // What is asked for in words counts more.
+        assert_eq!(release(&["--isolation", "container"]), host.trim());
+        nothing_is_left(sandbox);
+    });
+}
