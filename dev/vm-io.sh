@@ -2,15 +2,16 @@
 # Disk and network of our VMM and of QEMU's microvm with the same kernel, guest, disk image and settings (QEMU: aio=threads,
 # cache=writeback, no vhost), interleaved. `./x bench vm` ends with it.
 #
-# Two tables, of medians: what the guest got done in a second, and in a second of the VMM's processor time. The second one says the
-# same on a machine that others use too.
+# Two tables: what the guest got done in a second, and in a second of the VMM's processor time, which says the same on a machine that
+# others use too (so does `chrt -r 5 dev/vm-io.sh`). Medians of the rounds, the median of the rounds' ratios, and the interval in which
+# that median lies with 95% certainty.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=dev/lib.sh
 . dev/lib.sh
 
-usage() { echo "usage: dev/vm-io.sh [--rounds N] [--seconds N] [--cpus N] [--kernel FILE] (default: 3 rounds of 2 s a test, 1 vCPU)"; }
-rounds=3 seconds=2 cpus=1 kernel=''
+usage() { echo "usage: dev/vm-io.sh [--rounds N] [--seconds N] [--cpus N] [--kernel FILE] (default: 11 rounds of 0.6 s a test, 1 vCPU)"; }
+rounds=11 seconds=0.6 cpus=1 kernel=''
 while [ $# -gt 0 ]; do
     case $1 in
         --rounds) rounds=${2:?--rounds needs a number}; shift 2 ;;
@@ -82,7 +83,7 @@ with_cpu() {
 
 # Runs in a network namespace of its own, which goes with it.
 machine() {
-    local server vmm limit=$((60 + 16 * seconds)) # a guest that hangs must not hang this
+    local server vmm limit=$((60 + 16 * ${seconds%.*})) # a guest that hangs must not hang this
     ip tuntap add tap0 mode tap vnet_hdr
     ip addr add $HOST/24 dev tap0
     ip link set tap0 up
@@ -113,7 +114,7 @@ export -f machine with_cpu
 export work examples kernel cpus seconds MEMORY_MIB MAC HOST
 
 for round in $(seq "$rounds"); do
-    say "round $round of $rounds"
+    [ ! -t 2 ] || printf "round %s of %s\r" "$round" "$rounds" >&2
     # In turns, and without what the one before has left to be written.
     order=(rkvm qemu)
     [ $((round % 2)) = 1 ] || order=(qemu rkvm)
@@ -122,22 +123,45 @@ for round in $(seq "$rounds"); do
         unshare --net bash -euc "machine $vmm" >"$work/round"
         [ "$(wc -l <"$work/round")" = "$TESTS" ] ||
             { tail -5 "$work/log" "$work/round" >&2; die "the guest in $vmm did not finish its tests"; }
-        cat "$work/round" >>"$work/results"
+        sed "s/}$/,\"round\":$round}/" "$work/round" >>"$work/results"
     done
 done
 
-# Small blocks and round trips by number, the rest by MB; more is better in each.
+# Small blocks and round trips by number, the rest by MB; more is better in each. The interval is that of the sign test: the number of
+# rounds below the median is binomial, whatever the figures' distribution.
 table() {
-    jq -rs --arg per "$1" '
-        def median: sort | if length % 2 == 1 then .[(length - 1) / 2] else (.[length / 2 - 1] + .[length / 2]) / 2 end;
-        def small: test(" 4096 |round-trips");
-        def figure: (if .test | small then .operations else .bytes / 1e6 end) / ([.[$per], 0.01] | max);
-        def of($vmm): map(select(.vmm == $vmm) | figure) | median;
-        group_by(.test)[] | . as $all
-        | [$all[0].test, (if $all[0].test | small then "number" else "MB" end), of("rkvm"), of("qemu"), of("rkvm") / of("qemu")]
-        | @tsv' "$work/results" | awk -F '\t' -v title="$2" '
-        BEGIN { printf "%-34s %6s %10s %10s %7s\n", title, "", "rkvm", "qemu", "ratio" }
-        { printf "%-34s %6s %10.1f %10.1f %6.2fx\n", $1, $2, $3, $4, $5 }'
+    jq -r --arg per "$1" '
+        (.test | test(" 4096 |round-trips")) as $small
+        | [.test, (if $small then "number" else "MB" end), .vmm, .round,
+            (if $small then .operations else .bytes / 1e6 end) / ([.[$per], 0.01] | max)]
+        | @tsv' "$work/results" | sort -s -t $'\t' -k1,1 -k4,4n | awk -F '\t' -v title="$2" -v rounds="$rounds" '
+        function median(values, n) { sort(values, n); return n % 2 ? values[(n + 1) / 2] : (values[n / 2] + values[n / 2 + 1]) / 2 }
+        function sort(values, n, i, j, value) {
+            for (i = 2; i <= n; i++) {
+                value = values[i]
+                for (j = i - 1; j > 0 && values[j] > value; j--) values[j + 1] = values[j]
+                values[j + 1] = value
+            }
+        }
+        # How many values at each end are outside of the interval.
+        function outside(n, i, share, sum) {
+            share = 0.5 ^ n
+            for (i = 0; sum + share <= 0.025; i++) { sum += share; share *= (n - i) / (i + 1) }
+            return i > 0 ? i - 1 : 0
+        }
+        function line(test, unit, i, ratios, ours, theirs, cut, middle) {
+            for (i = 1; i <= rounds; i++) {
+                ours[i] = figure["rkvm", i]; theirs[i] = figure["qemu", i]; ratios[i] = ours[i] / theirs[i]
+            }
+            cut = outside(rounds); middle = median(ratios, rounds)
+            printf "%-34s %6s %10.1f %10.1f %6.2fx  %.2f to %.2f\n", test, unit, median(ours, rounds), median(theirs, rounds),
+                middle, ratios[1 + cut], ratios[rounds - cut]
+        }
+        BEGIN { printf "%-34s %6s %10s %10s %7s  %s\n", title, "", "rkvm", "qemu", "ratio", "95% interval" }
+        NR > 1 && $1 != test { line(test, unit) }
+        { test = $1; unit = $2; figure[$3, $4] = $5 }
+        END { line(test, unit) }'
 }
+say "disk and network, $rounds rounds each, interleaved, $cpus vCPU, $MEMORY_MIB MiB; aim: ratios of at least 1.00"
 table seconds "per second"
 table cpu "per second of processor time"
