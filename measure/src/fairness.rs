@@ -71,7 +71,12 @@ pub fn before(host: &Host, question: &Question, involves: Involves) -> Vec<Findi
             warning(
                 "pvm",
                 "/dev/kvm is PVM: virtual machines run without hardware support",
-                "the phases boot and process of a VM take several times what they take on VT-x or SVM",
+                if host.cpuid_faults && host.hypervisor.is_some() {
+                    "the phases boot and process of a VM take many times what they take on VT-x or SVM: PVM switches this \
+                     processor's CPUID faulting at every trap of the guest, and each switch traps into the hypervisor below"
+                } else {
+                    "the phases boot and process of a VM take several times what they take on VT-x or SVM"
+                },
                 "measure on a host with hardware virtualization to speak of VMs in general",
             )
         }));

@@ -20,6 +20,9 @@ pub struct Host {
     pub hypervisor: Option<String>,
     /// `hardware`, `pvm` or `none`.
     pub kvm: String,
+    /// The processor can make CPUID fault (flag `cpuid_fault` of /proc/cpuinfo): a PVM host turns that on and off around every run
+    /// of guest code, and where the host is itself a virtual machine each turn is a trap into the hypervisor below.
+    pub cpuid_faults: bool,
     /// `v1`, `v2`, `hybrid` or `none`.
     pub cgroup: String,
     /// Serial console to which messages of every level go.
@@ -74,6 +77,7 @@ impl Host {
                 trimmed("sys/hypervisor/type"),
             ),
             kvm: kvm.to_owned(),
+            cpuid_faults: has_flag(&text("proc/cpuinfo"), "cpuid_fault"),
             cgroup: cgroup.to_owned(),
             serial_console: serial(&text("proc/consoles"), &text("proc/sys/kernel/printk")),
             swap_on: swap > 0,
@@ -96,10 +100,15 @@ pub fn mitigations(root: &Path) -> BTreeMap<String, String> {
         .collect()
 }
 
+/// The first processor has this flag.
+fn has_flag(cpuinfo: &str, wanted: &str) -> bool {
+    let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    flags.split_whitespace().any(|flag| flag == wanted)
+}
+
 /// A guest's processor has the flag `hypervisor` (CPUID leaf 1, ECX bit 31).
 fn hypervisor(cpuinfo: &str, vendor: &str, kind: Option<String>) -> Option<String> {
-    let flags = cpuinfo.lines().find(|line| line.starts_with("flags"))?;
-    if !flags.split_whitespace().any(|flag| flag == "hypervisor") {
+    if !has_flag(cpuinfo, "hypervisor") {
         return None;
     }
     let vendor = Some(vendor.trim().to_owned()).filter(|vendor| !vendor.is_empty());

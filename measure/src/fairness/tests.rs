@@ -77,6 +77,17 @@ fn what_only_concerns_a_vm_is_not_said_of_containers() {
 }
 
 #[test]
+fn pvm_names_what_makes_its_traps_dear() {
+    let pvm = Host { kvm: "pvm".to_owned(), ..fair() };
+    let dear = Host { cpuid_faults: true, hypervisor: Some("KVM".to_owned()), ..pvm.clone() };
+    let effects = |host: &Host| -> String {
+        before(host, &question(), Involves::Vm).into_iter().map(|finding| finding.effect).collect()
+    };
+    assert!(effects(&dear).contains("CPUID faulting"));
+    assert!(!effects(&pvm).contains("CPUID faulting"));
+}
+
+#[test]
 fn notes_do_not_refuse_but_warnings_do() {
     assert!(!has_warning(&before(&Host { mitigations: 4, ..fair() }, &question(), Involves::Vm)));
     assert!(has_warning(&before(&Host { busy: 0.2, ..fair() }, &question(), Involves::Vm)));
