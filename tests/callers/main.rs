@@ -7,6 +7,8 @@ use std::path::Path;
 
 use rkvm_testing::{Cmd, Running, Sandbox, binary, busybox_rootfs, have, wait};
 
+mod vm;
+
 /// The image's files as a tar archive.
 fn rootfs_tar(sandbox: &Sandbox) -> String {
     let rootfs = sandbox.path().join("image");
@@ -49,6 +51,17 @@ fn podman(sandbox: &Sandbox) -> Cmd {
         ])
         .args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "none"])
         .args(["--runtime", binary("rkvm-oci").to_str().unwrap()])
+}
+
+/// Waits until conmon, which ends a moment after its container, has left the cgroup that Podman made for it, and removes that.
+fn conmon_is_gone(parent: &str) {
+    wait::until("conmon to leave its cgroup", || {
+        remove_cgroups(&format!("{parent}/conmon"));
+        let left = fs::read_dir("/sys/fs/cgroup").unwrap().flatten();
+        let mut left = left.map(|hierarchy| hierarchy.path().join(parent).join("conmon"));
+        (!left.any(|folder| folder.exists())).then_some(())
+    });
+    remove_cgroups(parent);
 }
 
 /// Flags that make a container possible on any host: without a network, and with limits that need no CAP_SYS_RESOURCE
@@ -95,14 +108,7 @@ fn podman_runs_stops_and_executes() {
     assert_eq!(said.text(), "0");
     podman(&sandbox).args(["rm", "web"]).ok();
     podman(&sandbox).args(["rmi", "-f", "test:1"]).ok();
-    // conmon ends a moment after its container.
-    wait::until("conmon to leave its cgroup", || {
-        remove_cgroups(&format!("{parent}/conmon"));
-        let left = fs::read_dir("/sys/fs/cgroup").unwrap().flatten();
-        let mut left = left.map(|hierarchy| hierarchy.path().join(&parent).join("conmon"));
-        (!left.any(|folder| folder.exists())).then_some(())
-    });
-    remove_cgroups(&parent);
+    conmon_is_gone(&parent);
 }
 
 /// containerd with everything of its own in the sandbox.
