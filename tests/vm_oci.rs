@@ -147,6 +147,14 @@ fn what_a_machine_cannot_do_is_refused_by_name() {
             (without("network"), "linux.namespaces without network"),
             (without("ipc"), "linux.namespaces without ipc"),
             (
+                Box::new(|config: &mut Value| {
+                    let list = config["linux"]["namespaces"].as_array_mut().unwrap();
+                    let network = list.iter_mut().find(|namespace| namespace["type"] == "network").unwrap();
+                    network["path"] = json!("/proc/self/ns/net");
+                }),
+                "or with the host's",
+            ),
+            (
                 set("/linux/devices", json!([{ "path": "/dev/sda", "type": "b", "major": 8, "minor": 0 }])),
                 "linux.devices[0]",
             ),

@@ -111,8 +111,8 @@ fn podman_runs_stops_and_executes() {
     conmon_is_gone(&parent);
 }
 
-/// containerd with everything of its own in the sandbox.
-fn containerd(sandbox: &Sandbox) -> (Running, String) {
+/// containerd with everything of its own in the sandbox, in the network namespace `network` if that is named.
+fn containerd(sandbox: &Sandbox, network: Option<&str>) -> (Running, String) {
     let folder = sandbox.path().join("cd");
     fs::create_dir(&folder).unwrap();
     let socket = folder.join("s").display().to_string();
@@ -125,7 +125,11 @@ fn containerd(sandbox: &Sandbox) -> (Running, String) {
         at("opt")
     );
     fs::write(folder.join("config.toml"), config).unwrap();
-    let daemon = sandbox.command("containerd").args(["-c", &at("config.toml")]).spawn();
+    let command = match network {
+        Some(path) => sandbox.command("nsenter").arg(format!("--net={path}")).arg("containerd"),
+        None => sandbox.command("containerd"),
+    };
+    let daemon = command.args(["-c", &at("config.toml")]).spawn();
     wait::until("containerd to answer", || {
         (sandbox.command("ctr").args(["-a", &socket, "version"]).run().code == 0).then_some(())
     });
@@ -145,7 +149,7 @@ fn containerd_runs_and_executes() {
     let sandbox = Sandbox::new();
     let rootfs = sandbox.path().join("image");
     busybox_rootfs(&rootfs);
-    let (daemon, socket) = containerd(&sandbox);
+    let (daemon, socket) = containerd(&sandbox, None);
     let namespace = sandbox.tag().to_owned();
     let ctr = || sandbox.command("ctr").args(["-a", &socket, "-n", &namespace]);
     let run = |flags: &[&str], id: &str, command: &[&str]| {
@@ -177,7 +181,7 @@ fn docker_runs_stops_and_executes() {
     }
     let sandbox = Sandbox::new();
     let image = rootfs_tar(&sandbox);
-    let (containerd, socket) = containerd(&sandbox);
+    let (containerd, socket) = containerd(&sandbox, None);
     let at = |name: &str| sandbox.path().join(name).display().to_string();
     let host = format!("unix://{}", at("d"));
     let daemon = sandbox

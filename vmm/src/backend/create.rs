@@ -91,6 +91,9 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
     let namespaces = Namespaces::open(spec)?;
     let Converted { guest, shared, host_resources, late_resources, size } =
         spec::convert(spec, &bundle.path, link.is_some())?;
+    if link.is_none() {
+        refuse_the_hosts_network(&namespaces)?;
+    }
     let root_path = bundle.rootfs()?;
     let host = Host::open().map_err(kvm)?;
     let kind = artifacts::kvm_kind(|| host.kind())?;
@@ -265,6 +268,19 @@ fn open(name: String, plan: MountPlan, namespaces: &Namespaces) -> Result<Opened
     let tree = bind::open(&plan, userns)?
         .ok_or_else(|| Error::invalid_spec(format!("mounts[{}]", plan.index), "it is no bind mount"))?;
     Ok(Opened { name, plan, tree, place: None })
+}
+
+/// Refuses a path to this process's own network namespace, which is how Docker says `--network host`: the machine's process would stay in
+/// it.
+fn refuse_the_hosts_network(namespaces: &Namespaces) -> Result<()> {
+    // Such a path counts as none.
+    if namespaces.has(libc::CLONE_NEWNET) {
+        return Ok(());
+    }
+    Err(Error::unsupported(
+        "linux.namespaces without network, or with the host's",
+        "a microVM cannot share the host's network: the guest has a kernel of its own; use --isolation=container, or a network of its own",
+    ))
 }
 
 /// Mounts whose ids are mapped once the new user namespace has its mappings.
