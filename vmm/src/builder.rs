@@ -19,7 +19,7 @@ use crate::host::{self, Host};
 use crate::kernel::{self, Entry, Finds, Loaded};
 use crate::memory::{GuestMemory, Ram};
 use crate::vcpu::{Control, Counters, Vcpu};
-use crate::virtio::mmio::{MmioTransport, NOTIFY_OFFSET};
+use crate::virtio::mmio::{ACK_OFFSET, MmioTransport, NOTIFY_OFFSET};
 use crate::virtio::{Interrupt, VirtioDevice};
 use crate::vm::{Microvm, Parts};
 
@@ -160,6 +160,9 @@ fn attach_devices(
                 .map_err(Error::kvm("connect a queue's notification"))?;
             notifiers.push(Arc::new(notifier));
         }
+        // Nobody reads it: what the guest acknowledges so is over with the write.
+        vm.register_ioevent(&event()?, &IoEventAddress::Mmio(base + ACK_OFFSET), Interrupt::USED_BUFFER)
+            .map_err(Error::kvm("connect an interrupt's acknowledgement"))?;
         let interrupt = Interrupt::new(line);
         bus.push(MmioTransport::new(device, memory.clone(), interrupt, notifiers, event_loop.endpoint()));
         windows.push(Window { base, irq });

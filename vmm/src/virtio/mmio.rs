@@ -33,6 +33,10 @@ const VERSION_MODERN: u32 = 2;
 const VENDOR: u32 = u32::from_le_bytes(*b"rkvm");
 /// Register that a driver writes to notify a queue; KVM signals the queue's descriptor without an exit.
 pub const NOTIFY_OFFSET: u64 = virtio_bindings::virtio_mmio::VIRTIO_MMIO_QUEUE_NOTIFY as u64;
+/// Register that a driver acknowledges interrupts at. Of [`Interrupt::USED_BUFFER`] alone KVM takes the write without an exit, and the
+/// transport does not hear of it: the bit stays in the status. So a driver whose configuration has changed also looks into its queues,
+/// for nothing, as it must be ready to; no event is lost, because each raises the line anew.
+pub const ACK_OFFSET: u64 = VIRTIO_MMIO_INTERRUPT_ACK as u64;
 /// Registers of the selected shared memory region.
 const SHM_LEN_LOW: u32 = 0xb0;
 const SHM_BASE_HIGH: u32 = 0xbc;

@@ -132,7 +132,8 @@ struct Status {
 }
 
 impl Interrupt {
-    const USED_BUFFER: u32 = 1;
+    /// Bit of the status: used buffers are there.
+    pub const USED_BUFFER: u32 = 1;
     const CONFIG_CHANGE: u32 = 2;
 
     /// An interrupt on `line`.
