@@ -12,6 +12,7 @@ in_both_isolations! {
     a_new_volume_has_the_images_content_with_its_owners,
     anonymous_volumes_go_with_rm_v_only,
     default_mounts_are_dockers,
+    the_hosts_whole_tree_can_be_shared,
     shared_propagation_is_refused_with_its_reason,
 }
 
@@ -34,6 +35,52 @@ fn the_write_layer_lasts_as_long_as_the_container(isolation: Isolation) {
     sandbox.rkvm(["rm", "box"]).ok();
     assert_eq!(run(&sandbox, &[], script).text(), "1");
     assert_eq!(std::fs::read_dir(sandbox.root().join("lib/containers")).unwrap().count(), 0);
+}
+
+/// It has `/proc` in it, and others whose file systems cannot be idmapped, and the engine's own folder.
+fn the_hosts_whole_tree_can_be_shared(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
+    let host = sandbox.path().join("host");
+    let below = host.join("with blank");
+    std::fs::create_dir_all(&below).unwrap();
+    std::fs::write(host.join("file"), "seen").unwrap();
+    std::os::unix::fs::chown(host.join("file"), Some(1000), Some(1000)).unwrap();
+    let tmpfs = Mounted::tmpfs(&below);
+    std::fs::write(below.join("below"), "seen too").unwrap();
+    let place = |path: &std::path::Path| format!("'/host{}'", path.display());
+    let script = format!(
+        "cat {file} {below}; stat -c %u {file} {below}; ls -d /host/proc /host/sys; \
+         grep -c processor /host/proc/cpuinfo; touch {file} || echo kept; touch {below} || echo kept",
+        file = place(&host.join("file")),
+        below = place(&below.join("below")),
+    );
+    let output = run(&sandbox, &["-v", "/:/host:ro"], &script).expect_code(0);
+    let text = output.text();
+    let processors = std::fs::read_to_string("/proc/cpuinfo").unwrap().matches("processor").count();
+    let expected = format!("seenseen too1000\n0\n/host/proc\n/host/sys\n{processors}\n");
+    assert!(text.starts_with(&expected), "{text}");
+    assert_eq!(text.matches("kept").count(), 2, "{text}");
+    let script = format!("echo changed > {}", place(&below.join("below")));
+    run(&sandbox, &["-v", "/:/host"], &script).expect_code(0);
+    assert_eq!(std::fs::read_to_string(below.join("below")).unwrap(), "changed\n");
+    drop(tmpfs);
+}
+
+/// A mount that ends with the test.
+struct Mounted(std::path::PathBuf);
+
+impl Mounted {
+    fn tmpfs(place: &std::path::Path) -> Self {
+        let none = None::<&str>;
+        nix::mount::mount(Some("test"), place, Some("tmpfs"), nix::mount::MsFlags::empty(), none).unwrap();
+        Self(place.to_owned())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
+    }
 }
 
 #[test]

@@ -7,26 +7,33 @@ use nix::fcntl::AT_FDCWD;
 use rkvm_oci::{Error, Result};
 
 use super::options::{IdMap, Plan, Source};
+use super::submounts;
 use crate::idmap;
 use crate::sys::mount::{self, Depth, MountAttr, attr};
 
 /// Copies the mount at the plan's source and gives the copy its attributes; `None` when the plan is no bind mount.
 /// `userns` is the container's user namespace, when it is known already; without it [`IdMap::Container`] is left
-/// to [`map_ids`].
+/// to [`map_ids`]. With it, a mount below the source whose file system cannot be idmapped is shown as it is.
 ///
 /// # Errors
 /// The source does not exist or an attribute cannot be set.
 pub fn open(plan: &Plan, userns: Option<BorrowedFd<'_>>) -> Result<Option<OwnedFd>> {
     let Source::Bind(source, depth) = &plan.source else { return Ok(None) };
-    let tree = mount::clone_tree(AT_FDCWD, source, *depth).map_err(|error| {
+    let mut tree = mount::clone_tree(AT_FDCWD, source, *depth).map_err(|error| {
         Error::failed(format!("open mounts[{}].source", plan.index), source.display(), error)
             .hint("a bind mount's source must exist on the host")
     })?;
     match &plan.idmap {
         None => {}
         Some(IdMap::Container(_)) => {
-            if let Some(userns) = userns {
-                map_ids(plan, tree.as_fd(), userns)?;
+            if let Some(userns) = userns
+                && let Err(error) = map_ids(plan, tree.as_fd(), userns)
+            {
+                // Something below it, such as `/proc`, cannot be mapped: everything else still can.
+                tree = match plan.is_private_tree() {
+                    true => submounts::mapped_where_possible(source, userns).map_err(|_| error)?,
+                    false => return Err(error),
+                };
             }
         }
         Some(IdMap::Explicit(uids, gids, depth)) => {

@@ -220,6 +220,12 @@ impl Plan {
         matches!(self.idmap, Some(IdMap::Container(_)))
     }
 
+    /// Whether it takes the mounts below along, and gives the host none of its own.
+    pub(super) fn is_private_tree(&self) -> bool {
+        matches!(self.source, Source::Bind(_, Depth::Tree))
+            && !self.propagation.iter().any(|(kind, _)| *kind == libc::MS_SHARED)
+    }
+
     /// Whether the mount itself is read-only.
     pub fn is_read_only(&self) -> bool {
         (self.attributes.set | self.recursive.set) & attr::RDONLY != 0

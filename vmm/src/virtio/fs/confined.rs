@@ -255,10 +255,14 @@ impl FileSystem for Confined {
         }
         let (handle, mut options) = self.inner.open(ctx, inode, kill_priv, flags & OPEN_FLAGS)?;
         // After the opening, which may have truncated it.
-        if let Ok((attr, _)) = self.inner.getattr(ctx, inode, None)
-            && self.stamps.same_as_before(inode, &attr)
-        {
-            options |= OpenOptions::KEEP_CACHE;
+        if let Ok((attr, _)) = self.inner.getattr(ctx, inode, None) {
+            if self.stamps.same_as_before(inode, &attr) {
+                options |= OpenOptions::KEEP_CACHE;
+            }
+            if attr.size == 0 && self.inner.statfs(ctx, inode).is_ok_and(|space| space.f_blocks == 0) {
+                // The host's `/proc` does not say how much there is to read, and the guest's kernel asks only up to the size.
+                options |= OpenOptions::DIRECT_IO;
+            }
         }
         Ok((handle, options))
     }
