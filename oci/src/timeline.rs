@@ -107,8 +107,6 @@ impl Timeline {
 
     /// Ends `phase` at a moment that another process, or the host's half of a boot marker, stamped.
     pub fn mark_at(&mut self, phase: Phase, end: MonotonicNs) {
-        #[cfg(debug_assertions)]
-        let end = if delay(phase) { MonotonicNs::now() } else { end };
         self.marks.push(Mark { phase, end });
     }
 
@@ -128,18 +126,21 @@ impl Timeline {
     }
 }
 
-/// Makes a phase longer in debug builds: `RKVM_TEST_DELAY=network=200` adds 200 ms to `network`. Tests prove with it that a delay
-/// shows where it is and nowhere else, and kill what is in that phase. Whether it was this one.
+/// The variable that [`delay`] reads.
 #[cfg(debug_assertions)]
-fn delay(phase: Phase) -> bool {
-    let Ok(text) = std::env::var("RKVM_TEST_DELAY") else { return false };
+pub const DELAY_VARIABLE: &str = "RKVM_TEST_DELAY";
+
+/// Makes a phase longer in debug builds: `RKVM_TEST_DELAY=network=200` adds 200 ms to `network`. Tests prove with it that a delay
+/// shows where it is and nowhere else, and kill what is in that phase. Whoever stamps a phase's end by himself ([`Timeline::mark_at`])
+/// calls it before.
+#[cfg(debug_assertions)]
+pub fn delay(phase: Phase) {
+    let Ok(text) = std::env::var(DELAY_VARIABLE) else { return };
     if let Some((name, Ok(ms))) = text.split_once('=').map(|(name, ms)| (name, ms.parse()))
         && name == phase.name()
     {
         std::thread::sleep(std::time::Duration::from_millis(ms));
-        return true;
     }
-    false
 }
 
 #[cfg(test)]

@@ -31,6 +31,8 @@ impl Vcpu {
     /// Runs until the guest ends or is stopped, and tells [`Events`] why.
     pub(crate) fn run(mut self) {
         let _kicked = sys::Kicked::register(&mut self.fd);
+        #[cfg(debug_assertions)]
+        rkvm_oci::timeline::delay(rkvm_oci::timeline::Phase::Sandbox);
         self.events.enter();
         let end = loop {
             // In this order: a kick after the first line ends the next KVM_RUN at once, one before it is seen in the second.

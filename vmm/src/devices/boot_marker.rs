@@ -24,6 +24,10 @@ impl BootMarker {
 
     /// Stamps `value`; 255 powers the machine off.
     pub fn write(&self, value: u8) -> Option<End> {
+        #[cfg(debug_assertions)]
+        if value == rkvm_guest_protocol::marker::INIT {
+            rkvm_oci::timeline::delay(rkvm_oci::timeline::Phase::Boot);
+        }
         self.events.mark(value);
         (value == POWER_OFF).then_some(End::PowerOff)
     }

@@ -286,6 +286,15 @@ fn privileges() -> Result<()> {
 fn execute(program: &OwnedFd, id: &str) -> Result<std::convert::Infallible> {
     let error = |errno: nix::Error| failed("execute", "rkvm-vmm")(errno.into());
     let words = [c"rkvm-vmm".to_owned(), CString::new(id).map_err(|_| error(nix::Error::EINVAL))?];
-    let environment: [CString; 0] = [];
+    let environment = environment();
     nix::unistd::execveat(program.as_fd(), c"", &words, &environment, AtFlags::AT_EMPTY_PATH).map_err(error)
+}
+
+/// What the machine's process keeps of this one's environment: nothing. In debug builds the delays of tests go on in it.
+fn environment() -> Vec<CString> {
+    #[cfg(debug_assertions)]
+    if let Ok(value) = std::env::var(rkvm_oci::timeline::DELAY_VARIABLE) {
+        return CString::new(format!("{}={value}", rkvm_oci::timeline::DELAY_VARIABLE)).into_iter().collect();
+    }
+    vec![]
 }
