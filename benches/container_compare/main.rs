@@ -22,7 +22,7 @@ use rkvm_testing::{Sandbox, reap};
 use serde_json::json;
 
 use contest::Contestant;
-use stats::{Random, Samples, Table};
+use stats::{Bootstrap, Random, Samples, Table};
 
 /// Compares rkvm-oci with crun and runc, and `rkvm run` with both.
 #[derive(Debug, Parser)]
@@ -60,6 +60,7 @@ fn main() {
     reap::become_subreaper();
     let has = |part: &str| args.parts.iter().any(|one| one == part);
     let mut random = Random::new(args.seed);
+    let mut bootstrap = Bootstrap::new(args.seed);
     let mut all: Vec<(String, Samples)> = vec![];
 
     let mut sandbox = Sandbox::new();
@@ -91,7 +92,7 @@ fn main() {
         all.extend(contest::race(&mut contestants, args.warmup, args.runs, &mut random));
         let mut table = Table::new("create+start+wait+delete of a static `true`, milliseconds");
         for (name, samples) in &all {
-            table.row(name, samples, &mut random);
+            table.row(name, samples, &mut bootstrap);
         }
         table.print();
         println!("\nRatios of medians, with 95 % bootstrap intervals");
@@ -105,7 +106,7 @@ fn main() {
             ("rkvm run --rm/none", ours.as_str(), 2.0),
             ("rkvm run --rm/bridge", ours.as_str(), 2.0),
         ] {
-            stats::print_ratio(&all, of, to, target, &mut random);
+            stats::print_ratio(&all, of, to, target, &mut bootstrap);
         }
     }
     if has("memory") {
@@ -116,11 +117,11 @@ fn main() {
         let results = unpack::race(&sandbox, args.image.as_deref(), args.runs.clamp(3, 7), &mut random);
         let mut table = Table::new("unpack of one image, milliseconds");
         for (name, samples) in &results {
-            table.row(name, samples, &mut random);
+            table.row(name, samples, &mut bootstrap);
         }
         table.print();
         println!("\nRatio of medians, with its 95 % bootstrap interval");
-        stats::print_ratio(&results, "rkvm load", "umoci unpack", 1.0 / 1.5, &mut random);
+        stats::print_ratio(&results, "rkvm load", "umoci unpack", 1.0 / 1.5, &mut bootstrap);
         all.extend(results);
     }
     if let Some(file) = &args.json {

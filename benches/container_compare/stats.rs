@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-pub use rkvm_measure::stats::Random;
+pub use rkvm_measure::stats::{Bootstrap, Random};
 
 /// Times of one contestant, nanoseconds: one row a run, one column a part.
 #[derive(Debug, Default)]
@@ -26,26 +26,12 @@ impl Samples {
     }
 }
 
-pub fn median(values: &[u64]) -> f64 {
-    let values: Vec<f64> = values.iter().map(|value| *value as f64).collect();
-    rkvm_measure::stats::median(&values)
+fn floats(values: &[u64]) -> Vec<f64> {
+    values.iter().map(|value| *value as f64).collect()
 }
 
-const RESAMPLES: usize = 2000;
-
-/// 95 % interval of `statistic` over resamples of the inputs (percentile bootstrap).
-fn interval(inputs: &[&[u64]], random: &mut Random, statistic: impl Fn(&[Vec<u64>]) -> f64) -> (f64, f64) {
-    let mut values: Vec<f64> = (0..RESAMPLES)
-        .map(|_| {
-            let resampled: Vec<Vec<u64>> = inputs
-                .iter()
-                .map(|input| (0..input.len()).map(|_| input[random.below(input.len())]).collect())
-                .collect();
-            statistic(&resampled)
-        })
-        .collect();
-    values.sort_by(f64::total_cmp);
-    (values[RESAMPLES / 40], values[RESAMPLES - 1 - RESAMPLES / 40])
+pub fn median(values: &[u64]) -> f64 {
+    rkvm_measure::stats::median(&floats(values))
 }
 
 const MS: f64 = 1e6;
@@ -63,9 +49,9 @@ impl Table {
         Self { title: title.to_owned(), lines: vec![header] }
     }
 
-    pub fn row(&mut self, name: &str, samples: &Samples, random: &mut Random) {
+    pub fn row(&mut self, name: &str, samples: &Samples, bootstrap: &mut Bootstrap) {
         let totals = samples.totals();
-        let (low, high) = interval(&[&totals], random, |inputs| median(&inputs[0]));
+        let middle = bootstrap.quantile(&floats(&totals), 0.5);
         let parts: Vec<String> = (0..samples.names.len())
             .filter(|_| samples.names.len() > 1)
             .map(|part| {
@@ -76,9 +62,9 @@ impl Table {
         let (min, max) = (totals.iter().min().unwrap_or(&0), totals.iter().max().unwrap_or(&0));
         self.lines.push(format!(
             "  {name:<36} {:>8.2} {:>8.2}-{:<8.2} {:>8.2} {:>8.2}  {}",
-            median(&totals) / MS,
-            low / MS,
-            high / MS,
+            middle.value / MS,
+            middle.low / MS,
+            middle.high / MS,
             *min as f64 / MS,
             *max as f64 / MS,
             parts.join(", ")
@@ -92,12 +78,14 @@ impl Table {
 }
 
 /// Prints the ratio of two contestants' medians beside its target, an upper bound. Says nothing when one did not run.
-pub fn print_ratio(all: &[(String, Samples)], of: &str, to: &str, target: f64, random: &mut Random) {
-    let find = |name: &str| all.iter().find(|(one, _)| one == name).map(|(_, samples)| samples.totals());
+pub fn print_ratio(all: &[(String, Samples)], of: &str, to: &str, target: f64, bootstrap: &mut Bootstrap) {
+    let find =
+        |name: &str| all.iter().find(|(one, _)| one == name).map(|(_, samples)| floats(&samples.totals()));
     let (Some(numerator), Some(denominator)) = (find(of), find(to)) else { return };
-    let ratio = median(&numerator) / median(&denominator);
-    let (low, high) =
-        interval(&[&numerator, &denominator], random, |inputs| median(&inputs[0]) / median(&inputs[1]));
-    let verdict = if ratio <= target { "reached" } else { "NOT reached" };
-    println!("  {of} : {to} = {ratio:.3} ({low:.3}-{high:.3}), target {target:.3} at most: {verdict}");
+    let Some(ratio) = bootstrap.ratio_of_medians(&numerator, &denominator) else { return };
+    let verdict = if ratio.value <= target { "reached" } else { "NOT reached" };
+    println!(
+        "  {of} : {to} = {:.3} ({:.3}-{:.3}), target {target:.3} at most: {verdict}",
+        ratio.value, ratio.low, ratio.high
+    );
 }

@@ -73,6 +73,11 @@ pub trait Contestant: Sync {
         None
     }
 
+    /// How its program failed although the command succeeded, by the command's standard output; `None`: it did not.
+    fn failure(&self, _stdout: &str) -> Option<String> {
+        None
+    }
+
     /// Where `port` of a started instance is.
     ///
     /// # Errors

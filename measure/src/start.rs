@@ -185,6 +185,11 @@ impl One<'_> {
             self.contestant.remove(self.instance)?;
         }
         self.drain(&mut running);
+        if matches!(self.conditions.probe, Probe::Exit)
+            && let Some(message) = self.contestant.failure(&self.output.stdout)
+        {
+            return Err(self.failed(message));
+        }
         Ok(self.ready(running.begin, Some(ready)))
     }
 

@@ -2,6 +2,8 @@
 
 mod cli;
 mod cpio;
+mod firecracker;
+mod guest;
 mod network;
 mod oci;
 mod qemu;
@@ -13,7 +15,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-pub use qemu::Machine;
+pub use guest::Machine;
 
 use crate::contestant::Contestant;
 use crate::error::{Error, Result};
@@ -55,11 +57,11 @@ pub struct Peers {
 }
 
 /// All names that `--with` takes.
-pub const KNOWN: [&str; 6] = ["runc", "crun", "podman", "docker", qemu::NAME, "firecracker"];
+pub const KNOWN: [&str; 6] = ["runc", "crun", "podman", "docker", qemu::NAME, firecracker::NAME];
 
 /// Whether one of these peers reads [`Workload::machine`].
 pub fn needs_machine(names: &[String]) -> bool {
-    names.iter().any(|name| name == qemu::NAME)
+    names.iter().any(|name| [qemu::NAME, firecracker::NAME].contains(&name.as_str()))
 }
 
 /// Whether one of these peers reads [`Workload::archive`].
@@ -92,7 +94,13 @@ pub fn find(names: &[String], workload: &Workload, probe: &Probe) -> Result<Peer
             peers.missing.push(Missing { id: name.clone(), reason });
             continue;
         };
-        let version = helper(Command::new(&program).arg("--version"))?;
+        let version = match helper(Command::new(&program).arg("--version")) {
+            Ok(version) => version,
+            Err(error) => {
+                peers.missing.push(Missing { id: name.clone(), reason: error.to_string() });
+                continue;
+            }
+        };
         peers.versions.insert(name.clone(), version.lines().next().unwrap_or_default().trim().to_owned());
         match contestant(name, program, workload, probe)? {
             Ok(found) => peers.found.push(found),
@@ -114,7 +122,9 @@ fn contestant(
         "podman" => cli::Engine::new(cli::Kind::Podman, program, workload, probe)?.map(boxed),
         "docker" => cli::Engine::new(cli::Kind::Docker, program, workload, probe)?.map(boxed),
         qemu::NAME => qemu::Qemu::new(program, workload, probe)?.map(|qemu| Box::new(qemu) as _),
-        "firecracker" => Err("it was found, and this rkvm cannot drive it yet".to_owned()),
+        firecracker::NAME => {
+            firecracker::Firecracker::new(program, workload, probe)?.map(|machine| Box::new(machine) as _)
+        }
         _ => Ok(Box::new(oci::Runtime::new(name, program, workload, probe))),
     })
 }
@@ -124,7 +134,7 @@ fn contestant(
 /// # Errors
 /// Something cannot be removed.
 pub fn clean_up(folder: &Path) -> Result<()> {
-    qemu::clean_up(folder);
+    [qemu::FOLDER, firecracker::FOLDER].iter().for_each(|machines| guest::clean_up(&folder.join(machines)));
     oci::clean_up(folder)?;
     cli::clean_up(folder)
 }

@@ -81,6 +81,19 @@ pub fn partial(report: &Report) -> Option<String> {
     }
 }
 
+/// Which percentiles the number of starts does not bear; `None`: it bears all.
+pub fn thin(report: &Report) -> Option<String> {
+    let counts = report.summary.subjects.iter().map(|subject| subject.total.count);
+    let fewest = counts.filter(|count| *count > 0).min()?;
+    // A start in n is beyond percentile 1 - 1/n: below that, the largest of the sample stands for it.
+    let what = match fewest {
+        ..20 => "p95 and p99 are",
+        20..100 => "p99 is",
+        _ => return None,
+    };
+    Some(format!("Not reliable: with {fewest} starts {what} little else than the largest of them."))
+}
+
 /// Name of a subject in tables.
 pub fn name<'a>(report: &'a Report, id: &'a str) -> &'a str {
     report.subjects.iter().find(|subject| subject.id == id).map_or(id, |subject| &subject.name)
@@ -92,4 +105,38 @@ pub fn phases(report: &Report) -> Vec<&str> {
         report.summary.subjects.iter().any(|subject| subject.phases.iter().any(|one| one.phase == phase))
     };
     crate::model::PHASES.into_iter().filter(|phase| has(phase)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_that_few_starts_do_not_bear_are_named() {
+        let with = |counts: &[usize]| {
+            let mut report: Report = serde_json::from_value(serde_json::json!({
+                "schema": crate::model::SCHEMA, "version": crate::model::SCHEMA_VERSION,
+                "completion": {"state": "complete"}, "started": "", "finished": "",
+                "question": {"image": "", "command": [], "ready": "exit", "runs": 1, "warmup": 0, "seed": 1,
+                    "cache": "warm", "parallel": 1, "density": 0, "timeout_ms": 1, "run_flags": [], "command_line": []},
+                "provenance": serde_json::to_value(crate::model::Provenance::default()).unwrap(),
+                "findings": [], "subjects": [], "missing": [], "samples": [],
+                "summary": {"subjects": [], "comparisons": []},
+            }))
+            .unwrap();
+            report.summary.subjects = counts
+                .iter()
+                .map(|count| {
+                    let mut subject = crate::model::SubjectSummary::default();
+                    subject.total.count = *count;
+                    subject
+                })
+                .collect();
+            thin(&report)
+        };
+        assert_eq!(with(&[]), None);
+        assert_eq!(with(&[100, 250]), None);
+        assert!(with(&[100, 99]).unwrap().contains("with 99 starts p99 is"));
+        assert!(with(&[0, 19]).unwrap().contains("with 19 starts p95 and p99 are"));
+    }
 }

@@ -72,6 +72,9 @@ fn whole(out: &mut String, report: &Report) {
             ],
         );
     }
+    if let Some(text) = facts::thin(report) {
+        let _ = writeln!(out, "\n{text}");
+    }
     out.push('\n');
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::facts;
 use crate::model::{
     CacheState, Completion, Estimate, Question, Report, Severity, SubjectSummary, Summary, Versus,
     phase_meaning,
@@ -100,6 +101,9 @@ fn whole(out: &mut String, report: &Report) {
         ]);
     }
     table(out, &rows);
+    if let Some(text) = facts::thin(report) {
+        let _ = writeln!(out, "{text}");
+    }
     for missing in &report.missing {
         let _ = writeln!(out, "{}: not measured: {}", missing.id, missing.reason);
     }

@@ -96,7 +96,12 @@ pub fn plain(order: &Order, context: &Context, session: &Session, isolation: Iso
     let (mut peak, mut process) = (0, None);
     let outcome = once(order, session, &rkvm, &name, &mut |instance| {
         peak = peak.max(memory::pss_of_trees(&rkvm.processes(instance)));
-        process = look(&lookup, instance.name).or(process.take());
+        // While it begins and while it ends fewer threads are there or have their filters: the fullest look counts.
+        let now = look(&lookup, instance.name);
+        let filtered = |one: &Option<Process>| one.as_ref().map(|one| one.filtered);
+        if filtered(&now) >= filtered(&process) {
+            process = now;
+        }
     });
     Ok(Trial { outcome, memory: Some(peak).filter(|peak| *peak > 0), process })
 }

@@ -1,38 +1,17 @@
 //! Medians and how sure they are.
 
-/// Resamples of the bootstrap.
-const SAMPLES: usize = 4000;
+use rkvm_measure::stats::{self, Bootstrap};
+
+/// Any fixed seed will do: the result is to be the same for the same figures.
+const SEED: u64 = 1;
 
 /// The middle value.
 pub fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    match sorted.len() {
-        0 => f64::NAN,
-        length if length % 2 == 1 => sorted[length / 2],
-        length => f64::midpoint(sorted[length / 2 - 1], sorted[length / 2]),
-    }
+    stats::median(values)
 }
 
-/// Ratio of the medians of two interleaved series, and its 95% interval by bootstrap over pairs.
+/// Ratio of the medians of two series, and its 95% interval by bootstrap; not a number without values.
 pub fn ratio(ours: &[f64], theirs: &[f64]) -> (f64, f64, f64) {
-    let pairs = ours.len().min(theirs.len());
-    // xorshift64: any fixed seed will do, the result is to be the same for the same figures.
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut random = move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
-    let mut ratios: Vec<f64> = (0..SAMPLES)
-        .map(|_| {
-            let picks: Vec<usize> = (0..pairs).map(|_| (random() % pairs as u64) as usize).collect();
-            let of = |series: &[f64]| median(&picks.iter().map(|index| series[*index]).collect::<Vec<_>>());
-            of(ours) / of(theirs)
-        })
-        .collect();
-    ratios.sort_by(f64::total_cmp);
-    let at = |share: f64| ratios[((SAMPLES - 1) as f64 * share) as usize];
-    (median(ours) / median(theirs), at(0.025), at(0.975))
+    let ratio = Bootstrap::new(SEED).ratio_of_medians(ours, theirs);
+    ratio.map_or((f64::NAN, f64::NAN, f64::NAN), |ratio| (ratio.value, ratio.low, ratio.high))
 }

@@ -52,8 +52,8 @@ pub fn whole(out: &mut String, report: &Report) {
     }
     close(out);
     out.push_str("<p class=\"soft\">Outliers are reported and counted like all others. ");
-    if report.summary.subjects.iter().any(|subject| subject.total.count < 100) {
-        out.push_str("With fewer than 100 starts the 99th percentile is close to the largest value. ");
+    if let Some(text) = facts::thin(report) {
+        let _ = write!(out, "<strong>{}</strong> ", escape(&text));
     }
     let worst = report.summary.subjects.iter().filter_map(|subject| subject.worst_gap).fold(None, larger);
     if let Some(gap) = worst {
