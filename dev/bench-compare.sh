@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Starts in both isolations beside runc, crun, Podman and QEMU's microvm, as `rkvm compare` measures them, and writes
-# docs/benchmarks.md with its pictures from this machine. Usage: dev/bench-compare.sh [RUNS]
+# its section of docs/benchmarks.md with pictures from this machine. Usage: dev/bench-compare.sh [RUNS], default 50, or 3 with
+# RKVM_BENCH_QUICK=1.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=dev/lib.sh
 . dev/lib.sh
 
-RUNS=${1:-50}
-DOCS=docs/benchmarks
+RUNS=${1:-${RKVM_BENCH_QUICK:+3}}
+RUNS=${RUNS:-50}
+DENSITY=${RKVM_BENCH_QUICK:+3}
 PEERS=runc,crun,podman,docker,qemu-microvm,firecracker
 
 main() {
@@ -27,14 +29,13 @@ main() {
     trap 'leave' EXIT
     "$RKVM" load -q -i .cache/images/busybox.tar
     "$RKVM" load -q -i .cache/images/nginx.tar
-    mkdir -p $DOCS
+    mkdir -p "$BENCH_DOCS"
     measure exit "A program that ends at once" busybox --ready exit --with $PEERS -- true
     measure http "A web server that answers" nginx --ready http:80 --with $PEERS
     measure parallel "Four at once" busybox --ready exit --parallel 4 -- true
     measure cold "With cold caches" busybox --ready exit --cold -- true
-    measure density "As instances grow" busybox --ready exec --density 20 -- sleep 1000000
-    write_page >docs/benchmarks.md
-    say "docs/benchmarks.md is written"
+    measure density "As instances grow" busybox --ready exec --density "${DENSITY:-20}" -- sleep 1000000
+    write_sections | write_bench_section compare
 }
 
 NAMES=()
@@ -46,21 +47,16 @@ measure() {
     NAMES+=("$name")
     shift 2
     say "${TITLES[$name]}"
-    "$RKVM" compare --runs "$RUNS" --seed 1 --json "$DOCS/$name.json" --svg "$DOCS/$name.svg" \
+    "$RKVM" compare --runs "$RUNS" --seed 1 --json "$BENCH_DOCS/$name.json" --svg "$BENCH_DOCS/$name.svg" \
         --markdown "$RKVM_ROOT/$name.md" "$@"
 }
 
-write_page() {
-    local name
-    cat <<'TEXT'
-# Benchmarks
-
-Written by `./x bench compare` on one machine, which each section names; the ratios hold from run to run, the milliseconds do
-not hold for yours. Each section has its samples beside it: `rkvm compare --replay docs/benchmarks/NAME.json` draws it again, and
-`rkvm compare docs/benchmarks/NAME.json YOURS.json` tells whether yours differ.
-TEXT
+write_sections() {
+    local name first=
     for name in "${NAMES[@]}"; do
-        printf '\n## %s\n\n![%s](benchmarks/%s.svg)\n\n' "${TITLES[$name]}" "${TITLES[$name]}" "$name"
+        [ -z "$first" ] || printf '\n'
+        first=no
+        printf '## %s\n\n![%s](benchmarks/%s.svg)\n\n' "${TITLES[$name]}" "${TITLES[$name]}" "$name"
         cat "$RKVM_ROOT/$name.md"
     done
 }

@@ -10,4 +10,9 @@ need_root "the benchmark"
 need_packages "${BUILD_PACKAGES[@]}" "${TEST_PACKAGES[@]}"
 need_cargo
 dev/images.sh python
-exec cargo bench --quiet --bench container_compare -- "$@"
+# Arguments choose among its parts: then this is not the whole.
+[ $# -eq 0 ] || exec cargo bench --quiet --bench container_compare -- "$@"
+quick=()
+[ -z "${RKVM_BENCH_QUICK:-}" ] || quick=(--runs 5 --warmup 1)
+cargo bench --quiet --bench container_compare -- "${quick[@]}" | tee "$(log_file bench-container)"
+bench_text "OCI runtimes side by side" bench-container | write_bench_section container

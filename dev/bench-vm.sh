@@ -10,6 +10,10 @@ cd "$(dirname "$0")/.."
 need_packages "${BUILD_PACKAGES[@]}" qemu-system-x86
 need_cargo
 guest/kernel/build.sh >/dev/null
-cargo bench --quiet -p rkvm-vmm --bench boot -- "$@"
-# Options are those of the boots.
-[ $# -gt 0 ] || dev/vm-io.sh
+# Options choose what is booted: then this is not the whole.
+[ $# -eq 0 ] || exec cargo bench --quiet -p rkvm-vmm --bench boot -- "$@"
+quick=()
+[ -z "${RKVM_BENCH_QUICK:-}" ] || quick=(--boots 5)
+cargo bench --quiet -p rkvm-vmm --bench boot -- "${quick[@]}" | tee "$(log_file bench-vm)"
+bench_text "Boots of a microVM beside QEMU's" bench-vm | write_bench_section vm
+[ -n "${RKVM_BENCH_QUICK:-}" ] || dev/vm-io.sh

@@ -82,3 +82,45 @@ log_file() {
     mkdir -p "$CACHE/log"
     echo "$CACHE/log/$1.log"
 }
+
+# What the benchmarks have written: a file for each, and the page that joins them.
+BENCH_DOCS=docs/benchmarks
+
+# Standard input becomes the section of benchmark $1.
+write_bench_section() {
+    mkdir -p "$BENCH_DOCS"
+    cat >"$BENCH_DOCS/$1.md.new"
+    mv "$BENCH_DOCS/$1.md.new" "$BENCH_DOCS/$1.md"
+    write_bench_page
+    say "$BENCH_DOCS/$1.md and $BENCH_DOCS.md are written"
+}
+
+# bench_text TITLE LOG: a section of what a benchmark has printed.
+bench_text() {
+    printf '## %s\n\n```text\n' "$1"
+    sed 's/\x1b\[[0-9;]*m//g' "$(log_file "$2")"
+    printf '```\n'
+}
+
+write_bench_page() {
+    local name
+    {
+        cat <<'TEXT'
+# Benchmarks
+
+Written by `./x bench` on one machine, which the sections name; the ratios hold from run to run, the milliseconds do not hold for yours.
+`./x bench NAME` makes one section anew. Each picture has its samples beside it: `rkvm compare --replay docs/benchmarks/NAME.json`
+draws it again, and `rkvm compare docs/benchmarks/NAME.json YOURS.json` tells whether yours differ.
+TEXT
+        for name in $(bench_names); do
+            printf '\n'
+            if [ -e "$BENCH_DOCS/$name.md" ]; then
+                cat "$BENCH_DOCS/$name.md"
+            else
+                # shellcheck disable=SC2016 # backquotes are Markdown's.
+                printf '## %s\n\nNot measured on this machine: `./x bench %s` does.\n' "$name" "$name"
+            fi
+        done
+    } >"$BENCH_DOCS.md.new"
+    mv "$BENCH_DOCS.md.new" "$BENCH_DOCS.md"
+}
