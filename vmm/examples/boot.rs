@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rkvm_oci::timeline::MonotonicNs;
-use rkvm_vmm::virtio::balloon::Balloon;
+use rkvm_vmm::virtio::balloon::{Balloon, Offers};
 use rkvm_vmm::virtio::console::TerminalSize;
 use rkvm_vmm::virtio::net::{Net, open_tap};
 use rkvm_vmm::virtio::{block::Block, fs::Fs, fs::Share, rng::Rng, vsock::Vsock};
@@ -39,7 +39,7 @@ fn main() {
         config.attach(Net::new(open_tap(&name).unwrap(), [2, 0, 0, 0, 0, 2]).unwrap());
     }
     if std::env::var_os("BOOT_BALLOON").is_some() {
-        config.attach(Balloon::new().unwrap());
+        config.attach(Balloon::new(Offers::NoStatistics).unwrap());
     }
     if let Some(path) = std::env::var_os("BOOT_HVC") {
         let open = || OpenOptions::new().read(true).write(true).open(&path).unwrap().into();

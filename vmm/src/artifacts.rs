@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use rkvm_oci::{Error, Result};
@@ -20,6 +21,9 @@ pub const KERNEL: &str = "io.rkvm.vm.kernel";
 pub const INITRD: &str = "io.rkvm.vm.initrd";
 /// Annotation: words for the kernel's command line, behind our own.
 pub const CMDLINE: &str = "io.rkvm.vm.cmdline";
+
+/// Annotation: seconds that the guest has to become ready, 1 to 3600.
+pub const BOOT_TIMEOUT: &str = "io.rkvm.vm.boot-timeout";
 
 /// Environment variable that names the folder of the artifacts.
 pub const FOLDER_VARIABLE: &str = "RKVM_GUEST";
@@ -95,6 +99,21 @@ pub fn find(kind: KvmKind, annotations: &HashMap<String, String>) -> Result<Arti
     })
 }
 
+/// How long a guest may take to become ready: what `annotations` say, and otherwise forty times what it takes on an idle host.
+///
+/// # Errors
+/// The annotation is no number of seconds.
+pub fn boot_timeout(annotations: &HashMap<String, String>) -> Result<Duration> {
+    let Some(text) = annotations.get(BOOT_TIMEOUT) else { return Ok(Duration::from_secs(10)) };
+    match text.parse() {
+        Ok(seconds @ 1..=3600) => Ok(Duration::from_secs(seconds)),
+        _ => Err(Error::invalid_spec(
+            format!("annotations[{BOOT_TIMEOUT}]"),
+            format!("{text:?} is no number of seconds from 1 to 3600"),
+        )),
+    }
+}
+
 fn folders() -> Vec<PathBuf> {
     if let Some(folder) = std::env::var_os(FOLDER_VARIABLE).filter(|value| !value.is_empty()) {
         return vec![folder.into()];
@@ -144,6 +163,16 @@ mod tests {
         let given = HashMap::from([KERNEL, INITRD].map(|key| (key.to_owned(), format!("/given/{key}"))));
         let found = find(KvmKind::Pvm, &given).unwrap();
         assert_eq!(found.kernel, Path::new("/given/io.rkvm.vm.kernel"));
+    }
+
+    #[test]
+    fn a_boot_may_be_given_more_time() {
+        let of = |text: &str| boot_timeout(&HashMap::from([(BOOT_TIMEOUT.to_owned(), text.to_owned())]));
+        assert_eq!(boot_timeout(&HashMap::new()).unwrap(), Duration::from_secs(10));
+        assert_eq!(of("2").unwrap(), Duration::from_secs(2));
+        for text in ["", "0", "-1", "3601", "1m"] {
+            assert!(of(text).unwrap_err().to_string().contains(BOOT_TIMEOUT), "{text:?}");
+        }
     }
 
     #[test]

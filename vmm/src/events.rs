@@ -33,6 +33,17 @@ pub enum End {
     Stopped,
     /// The time given to a wait was over.
     TimedOut,
+    /// The guest did not become ready in the time that a boot may take.
+    HungBoot(BootPhase, Duration),
+}
+
+/// How far a boot has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BootPhase {
+    /// The kernel has not started its init.
+    Kernel,
+    /// Init has begun.
+    Init,
 }
 
 impl std::fmt::Display for End {
@@ -51,6 +62,18 @@ impl std::fmt::Display for End {
             Self::Device(reason) => write!(f, "the machine's host side failed: {reason}"),
             Self::Stopped => f.write_str("the machine was stopped"),
             Self::TimedOut => f.write_str("the guest did not answer in time"),
+            Self::HungBoot(phase, limit) => {
+                let what = match phase {
+                    BootPhase::Kernel => "the guest's kernel did not come as far as rkvm's init",
+                    BootPhase::Init => "the guest's init did not get ready",
+                };
+                let seconds = limit.as_secs();
+                write!(
+                    f,
+                    "{what} within {seconds} s; annotation io.rkvm.vm.boot-timeout=SECONDS gives it longer, and "
+                )?;
+                f.write_str("kernel word ignore_loglevel (--cmdline) has the console say more")
+            }
         }
     }
 }

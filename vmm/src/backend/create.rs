@@ -20,14 +20,12 @@ use rkvm_oci::{CreateRequest, Error, Link, Result, Rootfs, Stdio, Timeline, hook
 
 use super::channel::{Channel, Go, Report};
 use super::plan::{FIRST_FD, NamedFile, Plan, Tap};
-use super::spec::{self, Converted};
+use super::spec::{self, Converted, Size};
 use super::{oom, socket, terminal};
 use crate::artifacts;
 use crate::host::Host;
 use crate::jail::{self, Cell, Share, Streams};
 
-/// How long a guest may take to become ready, milliseconds: forty times what it takes on an idle host.
-const BOOT_TIMEOUT_MS: u64 = 10_000;
 /// Name of the root filesystem in the share.
 const ROOT: &str = "root";
 /// Name of the write layer in the share.
@@ -44,6 +42,8 @@ pub struct Created {
     pub process: OwnedFd,
     /// Its cgroup.
     pub cgroup: Cgroup,
+    /// How large the machine is.
+    pub size: Size,
     /// The conversation with it: it ends with it until the machine is recorded.
     pub channel: Channel,
 }
@@ -136,7 +136,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
         control: descriptors.add(socket::listen(state_dir, socket::CONTROL)?),
         oom_kills: descriptors.add(oom::create(state_dir)?),
         terminal: console.is_some(),
-        boot_timeout_ms: BOOT_TIMEOUT_MS,
+        boot_timeout_ms: artifacts::boot_timeout(&annotations)?.as_millis() as u64,
         setup,
     };
     let program = program()?;
@@ -167,7 +167,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
     };
     let spawned = spawn(cell, &cgroup, theirs);
     let created = match spawned {
-        Ok((pid, process)) => Created { pid, process, cgroup, channel },
+        Ok((pid, process)) => Created { pid, process, cgroup, size, channel },
         Err(error) => {
             // The first error is the one that tells.
             let _ = cgroup.remove();

@@ -9,6 +9,7 @@ use rkvm_linux::mounts::options::{Plan as MountPlan, Source};
 use rkvm_linux::sys::mount::attr;
 use rkvm_oci::stats::Stats;
 use rkvm_oci::{Error, Result};
+use serde::{Deserialize, Serialize};
 
 /// Folder of the guest at which the share is mounted.
 const SHARE: &str = "/run/host";
@@ -20,7 +21,7 @@ const GUEST_OVERHEAD_MIB: u64 = 48;
 const HOST_HEADROOM: i64 = 96 << 20;
 
 /// How large a machine is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Size {
     /// Virtual processors.
     pub vcpus: u8,
@@ -330,8 +331,30 @@ fn take_quota(resources: &mut LinuxResources) -> Option<LinuxResources> {
 /// New limits, taken apart: for the machine's process and for the container inside.
 ///
 /// # Errors
-/// The size of a machine that runs does not change.
-pub fn split_update(resources: &LinuxResources) -> Result<(LinuxResources, LinuxResources)> {
+/// The size of a machine that runs does not change: neither limit may be above it.
+pub fn split_update(resources: &LinuxResources, size: Size) -> Result<(LinuxResources, LinuxResources)> {
+    let fixed = |field: &str, wanted: String, has: String| {
+        let reason =
+            format!("the machine has {has} for as long as it runs; start another one that is larger");
+        Err(Error::unsupported(format!("{field} of {wanted} for a microVM that runs"), reason))
+    };
+    let cpu = resources.cpu().as_ref();
+    if let Some(quota) = cpu.and_then(LinuxCpu::quota).filter(|quota| *quota > 0) {
+        let period = cpu.and_then(LinuxCpu::period).filter(|period| *period > 0).unwrap_or(100_000);
+        if (quota as u64).div_ceil(period) > size.vcpus.into() {
+            let wanted = format!("{} processors", quota as f64 / period as f64);
+            let has =
+                if size.vcpus == 1 { "1 processor".to_owned() } else { format!("{} processors", size.vcpus) };
+            return fixed("linux.resources.cpu.quota (--cpus)", wanted, has);
+        }
+    }
+    let limit = resources.memory().as_ref().and_then(|memory| memory.limit()).unwrap_or(0);
+    let most = u64::from(size.memory_mib).saturating_sub(GUEST_OVERHEAD_MIB);
+    if limit > 0 && (limit as u64).div_ceil(1 << 20) > most {
+        let wanted = format!("{} MiB", (limit as u64).div_ceil(1 << 20));
+        let has = format!("{} MiB, of which {most} are for what runs in it,", size.memory_mib);
+        return fixed("linux.resources.memory.limit (--memory)", wanted, has);
+    }
     let inside = guest_resources(resources);
     let mut outside = LinuxResources::default();
     outside.set_cpu(resources.cpu().clone()).set_block_io(resources.block_io().clone());
@@ -339,10 +362,10 @@ pub fn split_update(resources: &LinuxResources) -> Result<(LinuxResources, Linux
 }
 
 /// Puts what only the guest can see into the host's view of the machine.
-pub fn join_stats(outside: &mut Stats, inside: Stats) {
+pub fn join_stats(outside: &mut Stats, inside: Stats, size: Size) {
     outside.memory_usage_bytes = inside.memory_usage_bytes;
     outside.memory_inactive_file_bytes = inside.memory_inactive_file_bytes;
-    outside.memory_limit_bytes = inside.memory_limit_bytes;
+    outside.memory_limit_bytes = inside.memory_limit_bytes.or(Some(u64::from(size.memory_mib) << 20));
     outside.memory_max_usage_bytes = inside.memory_max_usage_bytes;
     outside.memory_failcnt = inside.memory_failcnt;
     outside.pids_current = inside.pids_current;

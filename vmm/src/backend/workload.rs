@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::channel::{Channel, Go};
 use super::control::{self, Command};
 use super::create::Created;
+use super::spec::Size;
 use super::{exec, oom, spec};
 
 /// How long a machine may take to execute the program: the hooks of `startContainer` run in that time.
@@ -37,6 +38,8 @@ const PAUSED: &str = "paused";
 pub struct Stored {
     /// The cgroup of the machine's process.
     pub cgroup: Cgroup,
+    /// How large the machine is.
+    pub size: Size,
 }
 
 /// A microVM.
@@ -60,7 +63,7 @@ impl Vm {
             state_dir: state_dir.to_owned(),
             pid: created.pid,
             process: Some(created.process),
-            stored: Stored { cgroup: created.cgroup },
+            stored: Stored { cgroup: created.cgroup, size: created.size },
             channel: Some(created.channel),
         }
     }
@@ -203,7 +206,7 @@ impl Workload for Vm {
     }
 
     fn update(&mut self, resources: &LinuxResources) -> Result<()> {
-        let (outside, inside) = spec::split_update(resources)?;
+        let (outside, inside) = spec::split_update(resources, self.stored.size)?;
         self.stored.cgroup.update(&outside)?;
         match self.ask(Question::Update(Box::new(inside)))? {
             Answer::Done => Ok(()),
@@ -223,7 +226,7 @@ impl Workload for Vm {
         if !self.is_paused()
             && let Ok(Answer::Stats(inside)) = self.ask(Question::Stats)
         {
-            spec::join_stats(&mut stats, *inside);
+            spec::join_stats(&mut stats, *inside, self.stored.size);
         }
         Ok(stats)
     }

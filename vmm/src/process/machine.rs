@@ -12,6 +12,7 @@ use rkvm_oci::{Error, Result};
 use super::descriptor;
 use crate::backend::plan::{NamedFile, Plan};
 use crate::jail::seccomp::{self, Thread};
+use crate::virtio::balloon::{Balloon, Offers};
 use crate::virtio::block::Block;
 use crate::virtio::fs::{Fs, Share};
 use crate::virtio::net::Net;
@@ -71,6 +72,7 @@ pub(super) fn start(plan: Plan) -> Result<(Microvm, Parts)> {
     if let Some(tap) = &plan.tap {
         config.attach(Net::new(descriptor(tap.fd)?, tap.mac).map_err(vmm)?);
     }
+    config.attach(Balloon::new(Offers::NoStatistics).map_err(vmm)?);
     let control = UnixListener::from(descriptor(plan.control)?);
     let machine = crate::build(&host, config).map_err(vmm)?;
     machine.start_with(|kind| seccomp::confine(Thread::Of(kind))).map_err(vmm)?;

@@ -18,6 +18,7 @@ use super::{Creator, signals};
 use crate::backend::channel::{Go, Report, Stamps};
 use crate::backend::control::Command;
 use crate::backend::oom;
+use crate::events::BootPhase;
 use crate::{End, Microvm};
 
 /// How long the guest may take to end its process after a SIGKILL, write everything out and say so.
@@ -126,6 +127,12 @@ impl Session {
         Error::failed("run", "the microVM", format!("{end}{tail}"))
     }
 
+    /// The boot has taken too long.
+    fn hung(&self) -> End {
+        let init = self.machine.markers().iter().any(|stamp| stamp.value == marker::INIT);
+        End::HungBoot(if init { BootPhase::Init } else { BootPhase::Kernel }, self.boot_limit)
+    }
+
     fn boot(&mut self, creator: &mut Creator) -> Result<()> {
         let deadline = Instant::now() + self.boot_limit;
         match self.hear(creator, deadline)? {
@@ -199,7 +206,7 @@ impl Session {
                 }
             }
             if Instant::now() >= deadline {
-                return Err(self.ended(&End::TimedOut));
+                return Err(self.ended(&self.hung()));
             }
         }
     }

@@ -9,7 +9,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::balloon::Balloon;
+use super::balloon::{Balloon, Offers};
 use super::block::{Access, Block};
 use super::console::{Console, TerminalSize};
 use super::fs::{Fs, Share};
@@ -140,7 +140,11 @@ fn page_numbers(random: &mut Random) -> Vec<u8> {
 fn balloon() {
     const SHAPES: &[&[Part]] =
         &[&[Part::Content], &[Part::Writable(4096), Part::Writable(0x10000)], &[Part::Readable(1024)]];
-    hostile::run(Balloon::new().unwrap(), Knowledge { content: page_numbers, shapes: SHAPES }, takes_a_page);
+    hostile::run(
+        Balloon::new(Offers::All).unwrap(),
+        Knowledge { content: page_numbers, shapes: SHAPES },
+        takes_a_page,
+    );
 }
 
 #[test]

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use guest_support::{Guest, LIMIT, shell};
 use rkvm_oci::ExitStatus;
 use rkvm_vmm::Access;
-use rkvm_vmm::virtio::balloon::Balloon;
+use rkvm_vmm::virtio::balloon::{Balloon, Offers};
 use rkvm_vmm::virtio::block::Block;
 use rkvm_vmm::virtio::net::{Net, open_tap};
 use serde_json::{Value, json};
@@ -109,7 +109,7 @@ fn a_disk_is_written_flushed_and_discarded() {
 #[test]
 fn a_balloon_takes_what_it_is_told_to() {
     const TARGET: u64 = 16 << 20;
-    let balloon = Balloon::new().unwrap();
+    let balloon = Balloon::new(Offers::All).unwrap();
     let control = balloon.control();
     let Some(guest) = Guest::boot_changed(|config| config.attach(balloon)) else { return };
     control.set_target(TARGET);

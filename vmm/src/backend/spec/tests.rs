@@ -88,3 +88,35 @@ fn devices_that_every_kernel_has() {
         assert_eq!(is_virtual(kind, major, minor), expected, "{kind:?} {major}:{minor}");
     }
 }
+
+#[test]
+fn a_machine_that_runs_is_limited_up_to_its_size() {
+    let size = Size { vcpus: 2, memory_mib: 148 };
+    let update = |resources: Value| split_update(&serde_json::from_value(resources).unwrap(), size);
+    for possible in [
+        json!({ "cpu": { "quota": 200_000, "period": 100_000 } }),
+        json!({ "cpu": { "quota": -1 } }),
+        json!({ "memory": { "limit": 100 << 20 } }),
+        json!({ "memory": { "limit": -1 } }),
+    ] {
+        assert!(update(possible.clone()).is_ok(), "{possible}");
+    }
+    for (impossible, named) in [
+        (json!({ "cpu": { "quota": 200_001, "period": 100_000 } }), "2 processors"),
+        (json!({ "memory": { "limit": (100 << 20) + 1 } }), "148 MiB"),
+    ] {
+        let error = update(impossible).unwrap_err().to_string();
+        assert!(error.contains(named) && error.contains("--"), "{error}");
+    }
+}
+
+#[test]
+fn what_has_no_limit_inside_is_limited_by_the_machine() {
+    let size = Size { vcpus: 1, memory_mib: 256 };
+    let of = |memory_limit_bytes| {
+        let mut outside = Stats::default();
+        join_stats(&mut outside, Stats { memory_limit_bytes, ..Stats::default() }, size);
+        outside.memory_limit_bytes
+    };
+    assert_eq!((of(None), of(Some(7))), (Some(256 << 20), Some(7)));
+}

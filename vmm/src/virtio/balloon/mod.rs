@@ -28,6 +28,8 @@ const REPORTING: u32 = 5;
 const PAGE_BYTES: u64 = 4096;
 /// Inflate and deflate, and with their features statistics and reporting.
 const QUEUE_SIZES: [u16; 4] = [128; 4];
+/// The same without statistics.
+const QUEUE_SIZES_WITHOUT_STATISTICS: [u16; 3] = [128; 3];
 const REQUIRED_QUEUES: usize = 2;
 /// `struct virtio_balloon_config`, as far as the features that are offered: target and actual size, pages.
 const CONFIG_BYTES: usize = 8;
@@ -101,6 +103,16 @@ impl BalloonControl {
 #[derive(Debug)]
 pub struct Balloon {
     shared: Arc<Shared>,
+    offers: Offers,
+}
+
+/// What a balloon has to offer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offers {
+    /// Everything.
+    All,
+    /// No statistics: a queue less to set up in the guest's boot.
+    NoStatistics,
 }
 
 impl Balloon {
@@ -108,7 +120,7 @@ impl Balloon {
     ///
     /// # Errors
     /// The process has no descriptor left.
-    pub fn new() -> Result<Self> {
+    pub fn new(offers: Offers) -> Result<Self> {
         let wanted = EventFd::new(EFD_NONBLOCK).map_err(Error::os("make an event descriptor"))?;
         let shared = Shared {
             target_pages: AtomicU32::new(0),
@@ -118,7 +130,7 @@ impl Balloon {
             statistics: Mutex::default(),
             wanted,
         };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self { shared: Arc::new(shared), offers })
     }
 
     /// The host's side of it.
@@ -133,7 +145,10 @@ impl VirtioDevice for Balloon {
     }
 
     fn queue_sizes(&self) -> &[u16] {
-        &QUEUE_SIZES
+        match self.offers {
+            Offers::All => &QUEUE_SIZES,
+            Offers::NoStatistics => &QUEUE_SIZES_WITHOUT_STATISTICS,
+        }
     }
 
     fn required_queues(&self) -> usize {
@@ -141,11 +156,12 @@ impl VirtioDevice for Balloon {
     }
 
     fn features(&self) -> u64 {
-        [DEFLATE_ON_OOM, REPORTING, STATS_VQ]
-            .into_iter()
-            .fold(FEATURE_VERSION_1 | FEATURE_EVENT_IDX | FEATURE_INDIRECT, |features, bit| {
-                features | 1 << bit
-            })
+        let statistics = match self.offers {
+            Offers::All => 1 << STATS_VQ,
+            Offers::NoStatistics => 0,
+        };
+        let own = 1 << DEFLATE_ON_OOM | 1 << REPORTING | statistics;
+        FEATURE_VERSION_1 | FEATURE_EVENT_IDX | FEATURE_INDIRECT | own
     }
 
     fn config(&self) -> &[u8] {
