@@ -145,11 +145,12 @@ fn both_isolations_are_measured_on_one_clock() {
     assert_eq!(report["provenance"]["guest_kernel_sha256"].as_str().unwrap().len(), 64);
 }
 
-/// Each phase of an isolation is delayed in turn; the others must not notice.
+/// Each phase of an isolation is delayed in turn; the others must not notice. Each is judged by its shortest time in all reports in which
+/// it was not delayed, because other load only makes phases longer.
 fn delays_show_in_their_phases(isolation: &str, delay: f64) {
     let sandbox = sandbox();
-    let args = ["--ready=exec", "--runs=3", "--warmup=1", "busybox", "--", "sleep", "1000"];
-    let base = report_in(&sandbox, isolation, "base.json", &args);
+    let args = ["--ready=exec", "--runs=2", "--warmup=1", "busybox", "--", "sleep", "1000"];
+    let mut reports = vec![("", report_in(&sandbox, isolation, "base.json", &args))];
     // The command's own phase ends before any of our code runs.
     for slow in phases(isolation).into_iter().skip(1) {
         let path = file(&sandbox, &format!("{slow}.json"));
@@ -158,16 +159,20 @@ fn delays_show_in_their_phases(isolation: &str, delay: f64) {
             .args(args)
             .env("RKVM_TEST_DELAY", variable)
             .ok();
-        let delayed = json(&path);
-        for name in phases(isolation) {
-            let more = shortest(&delayed, name) - shortest(&base, name);
-            let wanted = if name == slow { delay } else { 0.0 };
-            assert!(
-                (more - wanted).abs() < delay / 2.0,
-                "{isolation}: {slow} was delayed by {delay} ms, {name} took {more:.0} ms more"
-            );
+        reports.push((slow, json(&path)));
+    }
+    for name in phases(isolation) {
+        let others = reports.iter().filter(|(slow, _)| *slow != name);
+        let base = others.map(|(_, report)| shortest(report, name)).reduce(f64::min).unwrap();
+        for (slow, report) in &reports {
+            let more = shortest(report, name) - base;
+            let is_right =
+                if *slow == name { (delay * 0.99..delay * 1.5).contains(&more) } else { more < delay / 2.0 };
+            assert!(is_right, "{isolation}: {slow} was delayed by {delay} ms, {name} took {more:.0} ms more");
         }
-        let gap = &delayed["summary"]["subjects"][0]["worst_gap"];
+    }
+    for (slow, report) in &reports {
+        let gap = &report["summary"]["subjects"][0]["worst_gap"];
         assert!(gap.as_f64().unwrap() < 0.02, "{isolation}, {slow}: {gap}");
     }
     // The same reports, compared.
@@ -182,13 +187,13 @@ fn delays_show_in_their_phases(isolation: &str, delay: f64) {
 
 #[test]
 fn a_delay_in_a_container_shows_in_its_phase_and_nowhere_else() {
-    delays_show_in_their_phases("container", 400.0);
+    delays_show_in_their_phases("container", 600.0);
 }
 
 #[test]
 fn a_delay_in_a_microvm_shows_in_its_phase_and_nowhere_else() {
     if has_vm() {
-        delays_show_in_their_phases("vm", 1000.0);
+        delays_show_in_their_phases("vm", 2000.0);
     }
 }
 

@@ -27,12 +27,17 @@ for (const element of document.querySelectorAll('p, li, td, th, h1, h2, figcapti
   if (contrast(own.color, behind) < 4.5) wrong.push(`contrast of ${element.tagName}: ${element.textContent.slice(0, 30)}`);
 }
 const pictures = document.querySelectorAll('svg');
-if (pictures.length !== 5) wrong.push(`${pictures.length} pictures`);
+if (pictures.length !== 6) wrong.push(`${pictures.length} pictures`);
 for (const picture of pictures) {
   const [title, description] = ['title', 'desc'].map(tag => picture.querySelector(`:scope > ${tag}`)?.textContent ?? '');
   if (picture.getAttribute('role') !== 'img' || title.length < 5 || description.length < 20) wrong.push(`no text alternative: ${title}`);
   const box = picture.getBoundingClientRect();
   if (box.width < 300 || box.height < 60) wrong.push(`picture of ${box.width} x ${box.height}`);
+  const boxes = [...picture.querySelectorAll('text')].map(text => [text.textContent, text.getBoundingClientRect()]);
+  boxes.forEach(([one, a], index) => boxes.slice(index + 1).forEach(([other, b]) => {
+    const across = Math.min(a.right, b.right) - Math.max(a.left, b.left), down = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+    if (across > 1 && down > 3) wrong.push(`${one} and ${other} overlap in ${title}`);
+  }));
   for (const text of picture.querySelectorAll('text')) {
     const inner = text.getBoundingClientRect();
     if (inner.left < box.left - 1 || inner.right > box.right + 1 || inner.bottom > box.bottom + 1) wrong.push(`text outside: ${text.textContent}`);

@@ -18,7 +18,7 @@ fn svg_is_well_formed_with_text_alternatives_for_every_picture() {
     let document = roxmltree::Document::parse(&text).unwrap();
     let pictures: Vec<_> =
         document.descendants().filter(|node| node.attribute("role") == Some("img")).collect();
-    assert_eq!(pictures.len(), 5, "waterfall, distribution, ratio, two of density");
+    assert_eq!(pictures.len(), 6, "waterfall, shares, distribution, ratio, two of density");
     for picture in pictures {
         for kind in ["title", "desc"] {
             let child =

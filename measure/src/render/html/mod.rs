@@ -52,7 +52,7 @@ fn head(out: &mut String, report: &Report) {
         "<p class=\"soft\">ready when <code>{}</code> &middot; {} runs each &middot; {} &middot; rkvm {}</p>",
         escape(&report.question.ready),
         report.question.runs,
-        escape(&report.started),
+        escape(&whole_seconds(&report.started)),
         escape(&report.provenance.rkvm_version)
     );
     if let Some(text) = facts::partial(report) {
@@ -69,6 +69,11 @@ fn head(out: &mut String, report: &Report) {
             if warnings == 1 { "circumstance distorts" } else { "circumstances distort" }
         );
     }
+}
+
+/// A moment without its fraction of a second.
+fn whole_seconds(moment: &str) -> String {
+    moment.split_once('.').map_or_else(|| moment.to_owned(), |(seconds, _)| format!("{seconds}Z"))
 }
 
 fn pictures(out: &mut String, report: &Report) {

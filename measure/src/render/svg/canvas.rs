@@ -87,8 +87,8 @@ impl Canvas {
             self.line((x, top), (x, bottom), "grid");
             self.text((x, bottom + 17.0), Anchor::Middle, "soft", number::tick(tick));
         }
-        self.line((LEFT, bottom), (RIGHT, bottom), "axis");
-        self.text(((LEFT + RIGHT) / 2.0, bottom + 36.0), Anchor::Middle, "soft", label);
+        self.line((scale.from, bottom), (scale.to, bottom), "axis");
+        self.text(((scale.from + scale.to) / 2.0, bottom + 36.0), Anchor::Middle, "soft", label);
     }
 }
 

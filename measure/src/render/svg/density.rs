@@ -1,12 +1,16 @@
 //! Memory and start time as instances grow.
 
-use super::canvas::{Anchor, Canvas, LEFT, Picture, RIGHT, Scale};
+use super::canvas::{Anchor, Canvas, LEFT, Picture, Scale};
 use super::subject_class;
 use crate::model::{DensityPoint, Report};
 use crate::render::number;
 
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 250.0;
+/// Where the curves end: behind it stand their names.
+const END: f64 = 705.0;
+/// Distance of two names.
+const LINE: f64 = 16.0;
 
 /// One curve a subject.
 struct Curve<'a> {
@@ -32,16 +36,17 @@ pub fn draw(report: &Report) -> Vec<Picture> {
 fn draw_one(report: &Report, curve: &Curve<'_>) -> Option<Picture> {
     let most = report.density.iter().map(|point| point.instances).max()?;
     let highest = report.density.iter().map(curve.value).fold(0.0, f64::max);
-    let across = Scale::linear(most as f64, (LEFT, RIGHT));
+    let across = Scale::linear(most as f64, (LEFT, END));
     let up = Scale::linear(highest, (BOTTOM, TOP));
     let mut canvas = Canvas::default();
     for tick in up.ticks() {
-        canvas.line((LEFT, up.place(tick)), (RIGHT, up.place(tick)), "grid");
+        canvas.line((LEFT, up.place(tick)), (END, up.place(tick)), "grid");
         canvas.text((LEFT - 8.0, up.place(tick) + 4.0), Anchor::End, "soft", number::tick(tick));
     }
     canvas.horizontal_axis(&across, (BOTTOM, BOTTOM), "instances running");
     canvas.text((LEFT - 60.0, TOP), Anchor::End, "soft", curve.unit);
     let mut description = Vec::new();
+    let mut names = Vec::new();
     for (index, subject) in report.subjects.iter().enumerate() {
         let points: Vec<&DensityPoint> =
             report.density.iter().filter(|point| point.subject == subject.id).collect();
@@ -56,9 +61,7 @@ fn draw_one(report: &Report, curve: &Curve<'_>) -> Option<Picture> {
                 format!("{}: {} {}", point.instances, number::significant((curve.value)(point)), curve.unit);
             canvas.dot(*place, 3.2, subject_class(index), &tip);
         }
-        if let Some((x, y)) = places.last() {
-            canvas.text((x + 8.0, y + 4.0), Anchor::Start, "strong", &subject.name);
-        }
+        names.extend(places.last().map(|place| (*place, subject.name.as_str())));
         description.push(format!(
             "{}: {} {unit} with {}, {} {unit} with {} instances.",
             subject.name,
@@ -69,6 +72,42 @@ fn draw_one(report: &Report, curve: &Curve<'_>) -> Option<Picture> {
             unit = curve.unit
         ));
     }
+    names.sort_by(|one, other| one.0.1.total_cmp(&other.0.1));
+    let heights = apart(&names.iter().map(|((_, y), _)| *y).collect::<Vec<_>>(), BOTTOM);
+    for ((place, name), height) in names.into_iter().zip(heights) {
+        if place.0 < END {
+            canvas.line((place.0 + 5.0, place.1), (END + 6.0, height), "grid");
+        }
+        canvas.text((END + 10.0, height + 4.0), Anchor::Start, "strong", name);
+    }
     let title = curve.title.to_owned();
     Some(Picture::new(curve.id, title, description.join(" "), BOTTOM + 46.0, canvas))
+}
+
+/// The same heights in order, moved so that neighbours are a line apart and none is below `lowest`.
+fn apart(heights: &[f64], lowest: f64) -> Vec<f64> {
+    let mut moved = heights.to_vec();
+    for index in 1..moved.len() {
+        moved[index] = moved[index].max(moved[index - 1] + LINE);
+    }
+    let mut limit = lowest;
+    for height in moved.iter_mut().rev() {
+        *height = height.min(limit);
+        limit = *height - LINE;
+    }
+    moved
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_curves_that_end_together_stand_apart() {
+        assert_eq!(apart(&[10.0, 100.0], 250.0), [10.0, 100.0]);
+        let crowded = apart(&[20.0, 240.0, 241.0, 242.0, 242.0], 250.0);
+        assert!(crowded.windows(2).all(|pair| pair[1] - pair[0] >= LINE), "{crowded:?}");
+        assert!(crowded[0] == 20.0 && crowded[4] <= 250.0, "{crowded:?}");
+        assert!(apart(&[], 250.0).is_empty());
+    }
 }

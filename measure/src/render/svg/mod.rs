@@ -20,7 +20,7 @@ const HEADING: f64 = 40.0;
 
 /// Every picture that the report has data for.
 pub fn pictures(report: &Report) -> Vec<Picture> {
-    [waterfall::draw(report), distribution::draw(report), ratio::draw(report)]
+    [waterfall::draw(report), waterfall::draw_shares(report), distribution::draw(report), ratio::draw(report)]
         .into_iter()
         .flatten()
         .chain(density::draw(report))

@@ -1,4 +1,4 @@
-//! Where the time of a start goes: one row a subject, its phases one after the other.
+//! Where the time of a start goes: one row a subject, its phases one after the other; on one scale of time, and each as a whole.
 
 use super::canvas::{Anchor, Canvas, LEFT, Picture, RIGHT, Scale};
 use super::style;
@@ -65,11 +65,54 @@ fn draw_row(canvas: &mut Canvas, scale: &Scale, subject: &SubjectSummary, y: f64
     format!("{name}: {} ms in all; {parts}.", number::interval_ms(total))
 }
 
+/// Each start as a whole of its own: beside one that takes twenty times as long, the phases of a short one cannot be seen.
+pub fn draw_shares(report: &Report) -> Option<Picture> {
+    let subjects = report.summary.subjects.iter();
+    let subjects: Vec<_> = subjects.filter(|one| one.phases.iter().any(|phase| phase.end_ns > 0.0)).collect();
+    if subjects.is_empty() {
+        return None;
+    }
+    let scale = Scale::linear(100.0, (LEFT, RIGHT));
+    let mut canvas = Canvas::default();
+    let bottom = TOP + ROW * subjects.len() as f64;
+    canvas.horizontal_axis(&scale, (TOP, bottom), "per cent of its own start (medians)");
+    let mut description = Vec::new();
+    for (row, subject) in subjects.iter().enumerate() {
+        let y = TOP + ROW * row as f64 + (ROW - BAR) / 2.0;
+        let name = facts::name(report, &subject.subject);
+        canvas.text((LEFT - 10.0, y + 17.0), Anchor::End, "strong", name);
+        let whole = subject.phases.iter().map(|phase| phase.end_ns).fold(0.0, f64::max);
+        let mut words = Vec::new();
+        for phase in &subject.phases {
+            let (from, to) = (phase.begin_ns / whole * 100.0, phase.end_ns / whole * 100.0);
+            let (left, right) = (scale.place(from), scale.place(to));
+            let text = format!("{} {:.0} %", phase.phase, to - from);
+            canvas.rect(
+                (left, y),
+                (right - left, BAR),
+                &format!("p-{}", phase.phase),
+                &format!("{name}: {text}"),
+            );
+            if right - left > 7.0 * text.len() as f64 + 8.0 {
+                let class = style::text_on(&phase.phase);
+                canvas.text(((left + right) / 2.0, y + 16.5), Anchor::Middle, class, &text);
+            }
+            words.push(text);
+        }
+        let total = format!("{} ms", number::milliseconds(subject.total.median.value));
+        canvas.text((scale.place(100.0) + 8.0, y + 17.0), Anchor::Start, "", &total);
+        description.push(format!("{name}, {total}: {}.", words.join(", ")));
+    }
+    let height = legend(&mut canvas, &facts::phases(report), bottom + 56.0);
+    let title = format!("What each start of {} consists of", report.question.image);
+    Some(Picture::new("shares", title, description.join(" "), height, canvas))
+}
+
 /// Swatch and name of each phase; gives the picture's height back.
 fn legend(canvas: &mut Canvas, phases: &[&str], top: f64) -> f64 {
     let (mut x, mut y) = (LEFT, top);
     for phase in phases {
-        let width = 34.0 + 7.5 * phase.len() as f64;
+        let width = 36.0 + 8.5 * phase.len() as f64;
         if x + width > RIGHT {
             x = LEFT;
             y += 22.0;
