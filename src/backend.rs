@@ -60,7 +60,10 @@ pub fn machines() -> Machines {
     let (kind, reason) = match Offer::ask() {
         Offer::None(error) => {
             let reason = format!("{:#}", anyhow::Error::from(error));
-            return Machines { kvm: Kvm { kind: KvmKind::None, reason }, guest: Guest::default() };
+            return Machines {
+                kvm: Kvm { kind: KvmKind::None, reason },
+                guest: Guest { reason: "none, without a KVM to boot it".to_owned(), ..Guest::default() },
+            };
         }
         Offer::Kvm(kind) => (kind, kind.to_string()),
     };

@@ -45,6 +45,8 @@ pub struct Artifacts {
     pub cmdline: String,
     /// Whether our initramfs is to work with a kernel that is not ours.
     foreign_kernel: bool,
+    /// What runs it.
+    kind: KvmKind,
 }
 
 impl Artifacts {
@@ -57,7 +59,10 @@ impl Artifacts {
         let failed = |source| Error::failed("open the guest initramfs", self.initrd.display(), source);
         let kernel = |source| Error::failed("prepare the guest kernel", self.kernel.display(), source);
         if self.foreign_kernel {
-            let info = kernel::inspect(&Image::open(&self.kernel).map_err(kernel)?).map_err(kernel)?;
+            let image = Image::open(&self.kernel).map_err(kernel)?;
+            let info = kernel::inspect(&image).map_err(kernel)?;
+            // Before its modules are looked for: they would not help.
+            kernel::check_fit(&info, &image, self.kind).map_err(kernel)?;
             if let (Form::BzImage, Some(version)) = (info.form, info.version) {
                 let base = fs::read(&self.initrd).map_err(failed)?;
                 let joined = modules::append(&base, &Path::new(MODULES).join(version)).map_err(kernel)?;
@@ -96,6 +101,7 @@ pub fn find(kind: KvmKind, annotations: &HashMap<String, String>) -> Result<Arti
         initrd: of(named(INITRD), INITRAMFS, "guest initramfs")?,
         cmdline: annotations.get(CMDLINE).cloned().unwrap_or_default(),
         foreign_kernel: named(KERNEL).is_some() && named(INITRD).is_none(),
+        kind,
     })
 }
 
@@ -185,10 +191,20 @@ mod tests {
         image[0x300..0x310].copy_from_slice(b"9.9-nowhere (x) ");
         std::fs::write(&kernel, &image).unwrap();
         std::fs::write(&initrd, "init").unwrap();
-        let mut artifacts = Artifacts { kernel, initrd, cmdline: String::new(), foreign_kernel: true };
+        let mut artifacts = Artifacts {
+            kernel,
+            initrd,
+            cmdline: String::new(),
+            foreign_kernel: true,
+            kind: KvmKind::Hardware(Vendor::Intel),
+        };
         let error = artifacts.open_initramfs().unwrap_err();
         let text = format!("{error}: {}", std::error::Error::source(&error).unwrap());
         assert!(text.contains("/lib/modules/9.9-nowhere/modules.dep"), "{text}");
+        artifacts.kind = KvmKind::Pvm;
+        let error = artifacts.open_initramfs().unwrap_err();
+        let text = format!("{error}: {}", std::error::Error::source(&error).unwrap());
+        assert!(text.contains("9.9-nowhere") && text.contains("needs hardware virtualization"), "{text}");
         artifacts.foreign_kernel = false;
         assert!(artifacts.open_initramfs().is_ok());
     }

@@ -137,21 +137,7 @@ impl Host {
     pub(crate) fn cpuid(&self) -> Result<CpuId> {
         let supported =
             self.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm("list its CPUID"))?;
-        let leaf = |function| {
-            supported.as_slice().iter().find(|entry| entry.function == function).copied().unwrap_or_default()
-        };
-        let (basic, extended) = (leaf(1), leaf(0x8000_0001));
-        for (present, feature) in [
-            (basic.edx & (1 << 6) != 0, "physical address extension (pae)"),
-            (basic.edx & (1 << 9) != 0, "local APIC (apic)"),
-            (basic.edx & (1 << 26) != 0, "SSE2 (sse2)"),
-            (extended.edx & (1 << 20) != 0, "no-execute pages (nx)"),
-            (extended.edx & (1 << 29) != 0, "64-bit mode (lm)"),
-        ] {
-            if !present {
-                return Err(Error::MissingFeature { feature });
-            }
-        }
+        check_features(&supported)?;
         Ok(supported)
     }
 
@@ -167,6 +153,26 @@ impl Host {
     }
 }
 
+/// Checks that guests will find what they need.
+fn check_features(supported: &CpuId) -> Result<()> {
+    let leaf = |function| {
+        supported.as_slice().iter().find(|entry| entry.function == function).copied().unwrap_or_default()
+    };
+    let (basic, extended) = (leaf(1), leaf(0x8000_0001));
+    for (present, feature) in [
+        (basic.edx & (1 << 6) != 0, "physical address extension (pae)"),
+        (basic.edx & (1 << 9) != 0, "local APIC (apic)"),
+        (basic.edx & (1 << 26) != 0, "SSE2 (sse2)"),
+        (extended.edx & (1 << 20) != 0, "no-execute pages (nx)"),
+        (extended.edx & (1 << 29) != 0, "64-bit mode (lm)"),
+    ] {
+        if !present {
+            return Err(Error::MissingFeature { feature });
+        }
+    }
+    Ok(())
+}
+
 /// What to do about a `/dev/kvm` that cannot be opened.
 fn hint(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
@@ -174,7 +180,10 @@ fn hint(error: &io::Error) -> &'static str {
             "this host has no KVM: load kvm_intel or kvm_amd, switch virtualization on in its firmware, or, in a virtual \
              machine, enable nested virtualization; --isolation=container works without"
         }
-        Some(libc::EACCES | libc::EPERM) => "no permission: run as root or join the group that owns it",
+        Some(libc::EACCES | libc::EPERM) => {
+            "no permission: run as root, or join the group that owns it; root is refused where it is on a file system mounted \
+             nodev, or not among the devices that the cgroup of a container allows"
+        }
         Some(libc::EBUSY) => "another hypervisor has the processor's virtualization in use",
         _ => "see the kernel log (dmesg)",
     }
@@ -204,6 +213,7 @@ fn vendor(supported: &CpuId) -> Vendor {
 mod sys;
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 
@@ -212,5 +222,26 @@ mod tests {
         let error = |path| Host::open_at(Path::new(path)).map(drop).unwrap_err().to_string();
         assert!(error("/nonexistent/kvm").contains("cannot open /nonexistent/kvm: this host has no KVM"));
         assert!(error("/dev/null").contains("cannot open /dev/null: it is another device"));
+    }
+
+    #[test]
+    fn a_feature_that_is_missing_is_named() {
+        let entry = |function, edx| kvm_bindings::kvm_cpuid_entry2 { function, edx, ..Default::default() };
+        let check = |basic: u32, extended: u32| {
+            check_features(&CpuId::from_entries(&[entry(1, basic), entry(0x8000_0001, extended)]).unwrap())
+        };
+        let (basic, extended) = (1 << 6 | 1 << 9 | 1 << 26, 1 << 20 | 1 << 29);
+        check(basic, extended).unwrap();
+        for (basic, extended, name) in [
+            (basic & !(1 << 6), extended, "(pae)"),
+            (basic & !(1 << 9), extended, "(apic)"),
+            (basic & !(1 << 26), extended, "(sse2)"),
+            (basic, extended & !(1 << 20), "(nx)"),
+            (basic, extended & !(1 << 29), "(lm)"),
+            (0, 0, "(pae)"),
+        ] {
+            let error = check(basic, extended).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("guests need it"), "{error}");
+        }
     }
 }

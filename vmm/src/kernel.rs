@@ -133,6 +133,21 @@ pub fn inspect(image: &Image) -> Result<KernelInfo> {
     }))
 }
 
+/// Checks what a kernel says of itself against the host.
+///
+/// # Errors
+/// It is built for another kind of host.
+pub(crate) fn check_fit(info: &KernelInfo, image: &Image, kind: KvmKind) -> Result<()> {
+    let path = image.name.clone();
+    match (info.fit, kind) {
+        (Fit::Pvm, KvmKind::Hardware(_)) => Err(Error::KernelForPvm { path }),
+        (Fit::Hardware, KvmKind::Pvm) => {
+            Err(Error::KernelForHardware { path, version: info.version.clone() })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Loads a kernel that fits the host.
 ///
 /// # Errors
@@ -145,15 +160,7 @@ pub(crate) fn load(
     memory_mib: u32,
 ) -> Result<Loaded> {
     let info = inspect(image)?;
-    match (info.fit, kind) {
-        (Fit::Pvm, KvmKind::Hardware(_)) => {
-            return Err(Error::KernelForPvm { path: image.name.clone() });
-        }
-        (Fit::Hardware, KvmKind::Pvm) => {
-            return Err(Error::KernelForHardware { path: image.name.clone(), version: info.version });
-        }
-        _ => {}
-    }
+    check_fit(&info, image, kind)?;
     let bytes =
         image.file.metadata().map_err(|source| Error::Read { path: image.name.clone(), source })?.len();
     let loaded = match info.form {

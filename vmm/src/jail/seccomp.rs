@@ -153,6 +153,8 @@ const FILE_SERVER: &[i64] = &[
 /// `_IO(KVMIO, 0x80)` and `_IO(KVMIO, 0xad)`: enter the guest; tell its clock that it was stopped.
 const KVM_RUN: u64 = 0xae80;
 const KVM_KVMCLOCK_CTRL: u64 = 0xaead;
+/// `_IOR(KVMIO, 0x81, struct kvm_regs)`: where a guest is that KVM cannot run on.
+const KVM_GET_REGS: u64 = 0x8090_ae81;
 /// Offloads, header size: a network device that is being activated.
 const TUNSETOFFLOAD: u64 = 0x4004_54d0;
 const TUNSETVNETHDRSZ: u64 = 0x4004_54d8;
@@ -182,7 +184,7 @@ impl Thread {
         match self {
             Self::Main => &[libc::FIONBIO, libc::TIOCGWINSZ],
             Self::Of(ThreadKind::Vcpu) => {
-                &[KVM_RUN, KVM_KVMCLOCK_CTRL, TUNSETOFFLOAD, TUNSETVNETHDRSZ, libc::FIONBIO]
+                &[KVM_RUN, KVM_KVMCLOCK_CTRL, KVM_GET_REGS, TUNSETOFFLOAD, TUNSETVNETHDRSZ, libc::FIONBIO]
             }
             Self::Of(ThreadKind::Devices) => &[libc::FIONBIO, TUNSETOFFLOAD, TUNSETVNETHDRSZ],
             Self::Of(ThreadKind::Disk | ThreadKind::FileServer) => &[],

@@ -6,6 +6,7 @@ use std::io;
 use super::read_some;
 
 const CLASS_AT: usize = 4;
+const CLASS_32: u8 = 1;
 const CLASS_64: u8 = 2;
 const TYPE_AT: usize = 16;
 const TYPE_EXECUTABLE: u16 = 2;
@@ -67,10 +68,13 @@ fn segments(file: &File, header: &[u8]) -> io::Result<Vec<Segment>> {
 
 /// The notes of the ELF file that begins with `header`; the inner error says why it is no kernel.
 pub(super) fn notes(file: &File, header: &[u8]) -> io::Result<Result<Notes, &'static str>> {
-    if header.len() < HEADER_BYTES
-        || header[CLASS_AT] != CLASS_64
-        || half(header, MACHINE_AT) != MACHINE_X86_64
-    {
+    if header.get(CLASS_AT) == Some(&CLASS_32) {
+        return Ok(Err("it is a 32-bit ELF file"));
+    }
+    if header.len() < HEADER_BYTES {
+        return Ok(Err("it is the beginning of an ELF file and nothing more"));
+    }
+    if header[CLASS_AT] != CLASS_64 || half(header, MACHINE_AT) != MACHINE_X86_64 {
         return Ok(Err("it is an ELF file for another processor: x86-64 is needed"));
     }
     if ![TYPE_EXECUTABLE, TYPE_SHARED].contains(&half(header, TYPE_AT)) {

@@ -85,7 +85,8 @@ fn what_is_no_kernel_is_told_by_what_it_is() {
         (b"#!/bin/sh\n".to_vec(), "neither an ELF file nor a bzImage"),
         (arm, "another processor"),
         (object, "no executable"),
-        (b"\x7fELF".to_vec(), "another processor"),
+        (b"\x7fELF".to_vec(), "nothing more"),
+        (b"\x7fELF\x01\x01".to_vec(), "32-bit"),
     ] {
         let error = load_on(HARDWARE, &bytes, Protocol::Detect).unwrap_err();
         assert!(matches!(error, Error::NotAKernel { .. }) && error.to_string().contains(reason), "{error}");
