@@ -24,6 +24,15 @@ fn binaries() -> PathBuf {
     std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().to_owned()
 }
 
+/// A program without its debug information, which is most of it.
+fn stripped(program: &Path) -> Vec<u8> {
+    let work = tempfile::tempdir().unwrap();
+    let result = work.path().join("stripped");
+    let strip = Command::new("strip").arg("-o").arg(&result).arg(program).status().unwrap();
+    assert!(strip.success(), "cannot strip {}", program.display());
+    fs::read(result).unwrap()
+}
+
 /// Boots an emulated machine with KVM in it that runs `script` (busybox sh) with `files` at hand; its console.
 fn in_emulated_host(script: &str, files: &[(&str, Vec<u8>)]) -> String {
     let work = tempfile::tempdir().unwrap();
@@ -33,7 +42,7 @@ fn in_emulated_host(script: &str, files: &[(&str, Vec<u8>)]) -> String {
     }
     archive.file("bin/busybox", 0o755, &fs::read("/bin/busybox").unwrap()).unwrap();
     // This test itself boots the inner guest, see `inside`.
-    archive.file("boot", 0o755, &fs::read(std::env::current_exe().unwrap()).unwrap()).unwrap();
+    archive.file("boot", 0o755, &stripped(&std::env::current_exe().unwrap())).unwrap();
     let init = format!(
         "#!/bin/busybox sh\nexport PATH=/bin\n/bin/busybox --install -s /bin\nmount -t proc proc /proc\nmount -t devtmpfs dev /dev\n\
          for module in /modules/*; do insmod $module; done\n{script}\necho THE END\npoweroff -f\n"
@@ -55,7 +64,7 @@ fn in_emulated_host(script: &str, files: &[(&str, Vec<u8>)]) -> String {
             "-cpu",
             "EPYC,+svm",
             "-m",
-            "1024",
+            "1536",
             "-display",
             "none",
         ])
@@ -112,4 +121,85 @@ fn a_distribution_kernel_with_modules_boots_and_finds_its_devices() {
     assert!(console.contains("virtio_blk virtio1: [vda] 2048 512-byte"), "{console}");
     assert!(console.contains("markers: [1, 255]"), "{console}");
     assert!(console.contains("rkvm-init: ") && console.contains("end: the guest powered off"), "{console}");
+}
+
+/// Our kernel for hardware, if it has been built here (guest/kernel/build.sh --variant plain).
+fn plain_kernel() -> Option<PathBuf> {
+    let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/guest-kernel");
+    let built = fs::read_dir(cache).into_iter().flatten().flatten().map(|entry| entry.path());
+    let plain = built
+        .filter(|path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"plain-")));
+    plain.map(|folder| folder.join("vmlinux")).find(|kernel| kernel.exists())
+}
+
+/// As `/lib/modules/VERSION`, a tar archive: the lists, and of the modules those that a machine of ours wants.
+fn modules_of_a_distribution() -> Vec<u8> {
+    let folder = debian("modules");
+    let list = fs::read_to_string(folder.join("modules.dep")).unwrap();
+    let wanted = |path: &str| {
+        let file = path.rsplit('/').next().unwrap_or_default();
+        modules::WANTED.iter().any(|name| file.strip_prefix(name).is_some_and(|rest| rest.starts_with(".ko")))
+    };
+    let mut files = vec!["modules.dep".to_owned(), "modules.builtin".to_owned()];
+    for (path, needs) in list.lines().filter_map(|line| line.split_once(':')) {
+        if wanted(path) {
+            files.extend(std::iter::once(path).chain(needs.split_whitespace()).map(str::to_owned));
+        }
+    }
+    files.sort();
+    files.dedup();
+    let tar = Command::new("tar").arg("-C").arg(folder).args(["-cf", "-"]).args(files).output().unwrap();
+    assert!(tar.status.success());
+    tar.stdout
+}
+
+const CONFIG: &str = r#"{
+    "ociVersion": "1.2.0", "hostname": "inner", "root": { "path": "rootfs" },
+    "process": {
+        "user": { "uid": 0, "gid": 0 }, "cwd": "/", "env": ["PATH=/bin"],
+        "args": ["/bin/busybox", "sh", "-c", "busybox hostname; busybox uname -r; busybox cut -d' ' -f1 /proc/modules; echo to stderr >&2; exit 7"]
+    },
+    "mounts": [
+        { "destination": "/proc", "type": "proc", "source": "proc" },
+        { "destination": "/shared", "type": "bind", "source": "/shared", "options": ["bind", "ro"] }
+    ],
+    "linux": { "namespaces": [
+        { "type": "pid" }, { "type": "ipc" }, { "type": "uts" }, { "type": "mount" }, { "type": "network" }
+    ] }
+}"#;
+
+/// The whole way of a container: runtime, jail, machine, init, shared root filesystem, program, exit code.
+#[test]
+fn the_runtime_runs_a_bundle_on_our_kernel_and_on_a_distributions() {
+    let plain = plain_kernel();
+    let ours = plain.is_some();
+    // The root of the machine is its initramfs, which nothing can pivot out of: the runtime gets a root of its own.
+    let script = format!(
+        "mkdir /new; mount -t tmpfs tmpfs /new; cd /new; mkdir proc sys dev tmp run guest shared bundle bundle/rootfs bundle/rootfs/bin bundle/rootfs/proc bundle/rootfs/shared\n\
+         mkdir -p lib/modules/$(uname -r); tar -C lib/modules/$(uname -r) -xf /modules.tar\n\
+         cp -a /bin /rkvm-oci /rkvm-vmm /vmlinuz .; chmod 755 rkvm-oci rkvm-vmm; cp /config.json bundle; cp /bin/busybox bundle/rootfs/bin\n\
+         cp /initramfs.cpio guest; test ! -e /vmlinux-plain || cp /vmlinux-plain guest\n\
+         mount --bind /proc proc; mount --bind /dev dev; mount -t sysfs sysfs sys; mount -t cgroup2 cgroup2 sys/fs/cgroup\n\
+         oci() {{ chroot /new /bin/env RKVM_GUEST=/guest /rkvm-oci --isolation vm \"$@\" </dev/null 2>&1; }}\n\
+         if {ours}; then oci run -b /bundle one; echo \"ours: $?\"; fi\n\
+         oci run --kernel /vmlinuz -b /bundle two; echo \"theirs: $?\"\n\
+         echo \"left: $(oci list -q)$(ps | grep -c '[r]kvm-vmm')\"",
+    );
+    let mut files = vec![
+        ("rkvm-oci", stripped(&binaries().join("rkvm-oci"))),
+        ("rkvm-vmm", stripped(&binaries().join("rkvm-vmm"))),
+        ("initramfs.cpio", fs::read(binaries().join("guest/initramfs.cpio")).unwrap()),
+        ("vmlinuz", fs::read(debian("vmlinuz")).unwrap()),
+        ("modules.tar", modules_of_a_distribution()),
+        ("config.json", CONFIG.as_bytes().to_vec()),
+    ];
+    files.extend(plain.map(|path| ("vmlinux-plain", fs::read(path).unwrap())));
+    let console = in_emulated_host(&script, &files).replace('\r', "");
+    if ours {
+        assert!(console.contains("inner\n6.1.192-rkvm") && console.contains("ours: 7\n"), "{console}");
+    } else {
+        eprintln!("not run on our own kernel: it has not been built (guest/kernel/build.sh --variant plain)");
+    }
+    assert!(console.contains("virtiofs\n") && console.contains("theirs: 7\n"), "{console}");
+    assert!(console.contains("to stderr\n") && console.contains("left: 0\n"), "{console}");
 }

@@ -171,7 +171,12 @@ fn one(root: BorrowedFd<'_>, dev: BorrowedFd<'_>, device: &Device, making: Makin
             let there = nix::sys::stat::fstatat(folder, name, flags).map_err(&error)?;
             let same = there.st_mode & libc::S_IFMT == device.kind
                 && (device.kind == libc::S_IFIFO || there.st_rdev == numbers);
-            return if same { Ok(()) } else { Err(error(nix::Error::EEXIST)) };
+            return match there.st_mode & libc::S_IFMT {
+                _ if same => Ok(()),
+                // Such as was made here before, where device files cannot be: to mount the device on.
+                libc::S_IFREG => bind(root, device),
+                _ => Err(error(nix::Error::EEXIST)),
+            };
         }
         Err(nix::Error::EPERM) => return bind(root, device),
         Err(errno) => return Err(error(errno)),
