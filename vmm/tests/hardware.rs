@@ -44,7 +44,7 @@ fn in_emulated_host(script: &str, files: &[(&str, Vec<u8>)]) -> String {
     // This test itself boots the inner guest, see `inside`.
     archive.file("boot", 0o755, &stripped(&std::env::current_exe().unwrap())).unwrap();
     let init = format!(
-        "#!/bin/busybox sh\nexport PATH=/bin\n/bin/busybox --install -s /bin\nmount -t proc proc /proc\nmount -t devtmpfs dev /dev\n\
+        "#!/bin/busybox sh\nexport PATH=/bin\n/bin/busybox --install -s /bin\nmount -t proc proc /proc\nmount -t devtmpfs dev /dev; dmesg -n 1\n\
          for module in /modules/*; do insmod $module; done\n{script}\necho THE END\npoweroff -f\n"
     );
     archive.file("init", 0o755, init.as_bytes()).unwrap();
