@@ -155,6 +155,7 @@ fn modules_of_a_distribution() -> Vec<u8> {
 
 const CONFIG: &str = r#"{
     "ociVersion": "1.2.0", "hostname": "inner", "root": { "path": "rootfs" },
+    "annotations": { "io.rkvm.vm.boot-timeout": "120" },
     "process": {
         "user": { "uid": 0, "gid": 0 }, "cwd": "/", "env": ["PATH=/bin"],
         "args": ["/bin/busybox", "sh", "-c", "busybox hostname; busybox uname -r; busybox cut -d' ' -f1 /proc/modules; echo to stderr >&2; exit 7"]
