@@ -122,7 +122,7 @@ for round in $(seq "$rounds"); do
         sync "$work/disk"
         unshare --net bash -euc "machine $vmm" >"$work/round"
         [ "$(wc -l <"$work/round")" = "$TESTS" ] ||
-            { tail -5 "$work/log" "$work/round" >&2; die "the guest in $vmm did not finish its tests"; }
+            { tail -n 5 "$work/log" "$work/round" >&2; die "the guest in $vmm did not finish its tests"; }
         sed "s/}$/,\"round\":$round}/" "$work/round" >>"$work/results"
     done
 done

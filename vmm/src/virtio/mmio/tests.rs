@@ -239,8 +239,7 @@ fn a_broken_ring_asks_for_a_reset_and_ends_there() {
         rig.interrupted();
         break_it(&rig, &mut rings[0]);
         rig.notify(0);
-        rig.settle();
-        assert_eq!(rig.status(), RUNNING | NEEDS_RESET);
+        rig.wait_status(RUNNING | NEEDS_RESET);
         assert_eq!(rig.interrupted() & 2, 2, "the driver is told by a configuration change");
         assert_eq!(rings[0].take_used(&rig.memory), None);
         let mut rings = rig.start(u64::MAX, 8);

@@ -171,7 +171,6 @@ fn a_packet_waits_for_buffers_that_hold_any() {
     let first = rings[RX].add(&rig.memory, &[Buffer::Writable(BUFFERS, 2048)]);
     rig.notify(RX);
     rig.settle();
-    rig.settle();
     assert_eq!(rings[RX].take_used(&rig.memory), None);
     let places: Vec<_> = (1..40_u64)
         .map(|index| BUFFERS + index * 2048)

@@ -162,9 +162,13 @@ impl Rig {
 
     /// Waits until the event loop has served everything that was ready before this call.
     pub(crate) fn settle(&self) {
-        let served =
-            self.event_loop.endpoint().call_blocking(|_| -> Result<(), event_manager::Error> { Ok(()) });
-        served.unwrap();
+        // The first call may be served before notifications that are found together with it, the second one is found after them.
+        for _ in 0..2 {
+            let served =
+                self.event_loop.endpoint().call_blocking(|_| -> Result<(), event_manager::Error> { Ok(()) });
+            served.unwrap();
+            std::thread::sleep(Duration::from_micros(50));
+        }
     }
 
     /// Notifies queue `index` and waits for the next chain of it that the device has used: (head, bytes).
@@ -180,6 +184,15 @@ impl Rig {
                 return used;
             }
             assert!(begun.elapsed() < LIMIT, "the device does not answer");
+            std::thread::sleep(Duration::from_micros(50));
+        }
+    }
+
+    /// Waits until the device is in `status`.
+    pub(crate) fn wait_status(&self, status: u32) {
+        let begun = Instant::now();
+        while self.status() != status {
+            assert!(begun.elapsed() < LIMIT, "the device stays in status {:#x}", self.status());
             std::thread::sleep(Duration::from_micros(50));
         }
     }
