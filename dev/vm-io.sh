@@ -60,6 +60,8 @@ load=/bin/io_load
 \$load send $HOST:7000 $seconds
 \$load receive $HOST:7000 $seconds
 \$load round-trips $HOST:7000 $seconds
+# What the console has not sent yet would be lost.
+/bin/busybox sleep 0.3
 /bin/busybox reboot -f
 END
 chmod +x "$guest/init"
@@ -74,6 +76,7 @@ with_cpu() {
     while IFS= read -r line; do
         now=$(cpu)
         line=${line%$'\r'}
+        echo "$line" >>"$work/console.log"
         if [[ $line == '{"test"'* ]]; then
             echo "${line%\}},\"vmm\":\"$2\",\"cpu\":$(awk "BEGIN { print ($now - $before) / $ticks }")}"
         fi
@@ -89,7 +92,7 @@ machine() {
     ip link set tap0 up
     "$examples/io_load" serve $HOST:7000 &
     server=$!
-    rm -f "$work/console"
+    rm -f "$work/console" "$work/console.log"
     mkfifo "$work/console"
     if [ "$1" = rkvm ]; then
         BOOT_DISK=$work/disk BOOT_TAP=tap0 \
@@ -122,7 +125,7 @@ for round in $(seq "$rounds"); do
         sync "$work/disk"
         unshare --net bash -euc "machine $vmm" >"$work/round"
         [ "$(wc -l <"$work/round")" = "$TESTS" ] ||
-            { tail -n 5 "$work/log" "$work/round" >&2; die "the guest in $vmm did not finish its tests"; }
+            { tail -n 20 "$work/log" "$work/console.log" >&2; die "the guest in $vmm did not finish its tests"; }
         sed "s/}$/,\"round\":$round}/" "$work/round" >>"$work/results"
     done
 done
