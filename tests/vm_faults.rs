@@ -136,13 +136,11 @@ fn a_boot_that_hangs() {
     let Some(sandbox) = sandbox() else { return };
     let initrd = hanging_initramfs(&sandbox);
     let limit = ["--annotation", "io.rkvm.vm.boot-timeout=8"];
-    let init = ["--initrd", initrd.to_str().unwrap()];
-    // Before any init: the kernel waits for a root device that never comes.
-    let kernel = ["--cmdline", "rdinit=/nonexistent root=/dev/never rootwait ignore_loglevel"];
+    let init = ["--cmdline", "loglevel=4", "--initrd", initrd.to_str().unwrap()];
     let spinning = kernel_that_begins_with(&sandbox, &[0xeb, 0xfe]);
     let at_once = ["--kernel", &spinning];
-    for (flags, last) in [(&init[..], "here it hangs"), (&kernel, "Waiting for root device"), (&at_once, "")]
-    {
+    // The one has an init that hangs, the other does not get beyond its first instruction.
+    for (flags, last) in [(&init[..], "here it hangs"), (&at_once, "")] {
         let output = run(&sandbox, &[&limit[..], flags].concat(), "true").expect_code(125);
         let phase = "the guest's kernel did not come as far as rkvm's init within 8 s";
         assert_says(&output, &[phase, "io.rkvm.vm.boot-timeout", last]);

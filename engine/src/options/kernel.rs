@@ -1,5 +1,8 @@
 //! What a workload with a kernel of its own cannot be given.
 
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+
 use rkvm_oci::{Error as Unsupported, Kernel};
 
 use crate::error::Result;
@@ -53,9 +56,15 @@ fn check_own(record: &ContainerRecord) -> Result<()> {
         let reason = "it has a kernel of its own, which shares no namespace; use --isolation=container";
         return refuse(format!("{flag} {name} of a microVM"), reason);
     }
-    if !security.devices.is_empty() || !security.device_rules.is_empty() {
-        let reason = "devices of the host do not exist in it; use --isolation=container";
-        return refuse("--device or --device-cgroup-rule of a microVM".to_owned(), reason);
+    let is_disk = |path: &Path| path.metadata().is_ok_and(|there| there.file_type().is_block_device());
+    if let Some(device) = security.devices.iter().find(|device| !is_disk(&device.host)) {
+        let reason =
+            "of the host's devices it can have disks (block devices) only; use --isolation=container";
+        return refuse(format!("--device {} of a microVM", device.host.display()), reason);
+    }
+    if !security.device_rules.is_empty() {
+        let reason = "they concern devices of the host, which do not exist in it; use --isolation=container";
+        return refuse("--device-cgroup-rule of a microVM".to_owned(), reason);
     }
     if security.apparmor.as_deref().is_some_and(|profile| profile != "unconfined") {
         let reason = "the guest's kernel has no such module; seccomp=FILE and --cap-drop work";

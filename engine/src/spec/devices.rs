@@ -19,6 +19,16 @@ pub fn devices(security: &Security) -> Result<Vec<LinuxDevice>> {
             }
         }
     }
+    for device in given(security)? {
+        devices.retain(|other: &LinuxDevice| other.path() != device.path());
+        devices.push(device);
+    }
+    Ok(devices)
+}
+
+/// Those of `--device`.
+pub fn given(security: &Security) -> Result<Vec<LinuxDevice>> {
+    let mut devices: Vec<LinuxDevice> = Vec::new();
     for mapping in &security.devices {
         let found = if mapping.host.is_dir() {
             walk(&mapping.host)

@@ -197,8 +197,8 @@ fn linux(inputs: &Inputs<'_>, capabilities: &[String]) -> Result<Linux> {
     linux.set_cgroups_path(Some(Path::new("/").join(parent).join(&record.id)));
     let mut devices = match inputs.kernel {
         Kernel::Host => devices::devices(security)?,
-        // It has devices of its own; those of the host were refused when it was created.
-        Kernel::Own => vec![],
+        // It has devices of its own, and disks that stand for those of the host.
+        Kernel::Own => devices::given(security)?,
     };
     let mut resources = resources::resources(&record.limits);
     resources.set_devices(Some(devices::rules(security, &devices)?));

@@ -53,7 +53,10 @@ pub fn mounts(inputs: &Inputs<'_>) -> Vec<Mount> {
 pub(super) fn moved_devices<'a>(inputs: &'a Inputs<'_>) -> impl Iterator<Item = &'a DeviceMapping> {
     let devices = &inputs.record.security.devices;
     devices.iter().filter(|device| {
-        inputs.uid_base.is_some() && device.host != device.container && !device.host.is_dir()
+        inputs.kernel == Kernel::Host
+            && inputs.uid_base.is_some()
+            && device.host != device.container
+            && !device.host.is_dir()
     })
 }
 

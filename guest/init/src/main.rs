@@ -5,6 +5,7 @@
 //! streams come from the host, one for each `exec` and each question. Whatever goes wrong here is told to the host, and the machine
 //! is switched off: nobody is there to look at it.
 
+mod disks;
 mod events;
 mod machine;
 mod network;

@@ -12,7 +12,7 @@ use rkvm_oci::{
     Timeline, Workload,
 };
 
-use crate::{machine, network, root, sys};
+use crate::{disks, machine, network, root, sys};
 
 const BUNDLE: &str = "/run/bundle";
 const STATE: &str = "/run/container";
@@ -49,6 +49,7 @@ impl Machine {
         let processors = machine::Processors::start()?;
         network::configure(&setup.links)?;
         network::take_settings(&mut setup.spec)?;
+        disks::renumber(&setup.disks, &mut setup.spec)?;
         let path = root::assemble(&setup)?;
         let mut spec_root = setup.spec.root().clone().unwrap_or_default();
         spec_root.set_path(path);

@@ -24,7 +24,7 @@ mod setup;
 
 pub use frame::{Error, FrameReader, MAX_DOCUMENT, MAX_STREAM_DATA, Message};
 pub use message::{Answer, OutputKind, Question, ToGuest, ToHost, WindowSize};
-pub use setup::{Address, GuestProcess, GuestSetup, Link, Root, Route, SeccompProgram, WriteLayer};
+pub use setup::{Address, Disk, GuestProcess, GuestSetup, Link, Root, Route, SeccompProgram, WriteLayer};
 
 /// Version of this protocol; both sides come from one build, so any difference is an error.
 pub const VERSION: u32 = 3;

@@ -32,6 +32,20 @@ pub struct GuestSetup {
     pub links: Vec<Link>,
     /// `spec`'s seccomp profile compiled by the host, which takes milliseconds and has a cache for it.
     pub seccomp: Option<SeccompProgram>,
+    /// Disks for the block devices that `spec` lists by the host's numbers, in `linux.devices` and `linux.resources.devices`.
+    #[serde(default)]
+    pub disks: Vec<Disk>,
+}
+
+/// A disk that stands for a block device of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// Its serial number, by which the guest finds it.
+    pub serial: String,
+    /// The host's major number.
+    pub major: i64,
+    /// The host's minor number.
+    pub minor: i64,
 }
 
 /// The root filesystem.

@@ -19,9 +19,10 @@ use rkvm_oci::timeline::Phase;
 use rkvm_oci::{CreateRequest, Error, Link, Result, Rootfs, Stdio, Timeline, hooks};
 
 use super::channel::{Channel, Go, Report};
-use super::plan::{FIRST_FD, NamedFile, Plan, Tap};
+use super::plan::{FIRST_FD, NamedFile, Plan, PlannedDisk, Tap};
 use super::spec::{self, Converted, Size};
-use super::{oom, socket, terminal};
+use super::{disks, oom, socket, terminal};
+use crate::Access;
 use crate::artifacts;
 use crate::host::Host;
 use crate::jail::{self, Cell, Share, Streams};
@@ -111,7 +112,9 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
         }
         other => (Streams::Given(other), None),
     };
+    let opened = disks::open(spec)?;
     let setup = GuestSetup {
+        disks: opened.iter().map(|disk| disk.disk.clone()).collect(),
         id: id.to_owned(),
         seccomp: seccomp(spec)?,
         spec: guest,
@@ -129,6 +132,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
         vcpus: size.vcpus,
         memory_mib: size.memory_mib,
         image: root.image,
+        disks: opened.into_iter().map(|disk| planned(disk, &mut descriptors)).collect(),
         tap: link.map(|link| Tap { mac: link.mac, fd: descriptors.add(link.tap) }),
         share: setup.share.clone(),
         proc_self_fd: FIRST_FD,
@@ -186,6 +190,14 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
             end(&created);
             Err(error)
         }
+    }
+}
+
+fn planned(disk: disks::Opened, descriptors: &mut Descriptors) -> PlannedDisk {
+    PlannedDisk {
+        file: NamedFile { fd: descriptors.add(disk.file), path: disk.path },
+        serial: disk.disk.serial,
+        writable: disk.access == Access::ReadWrite,
     }
 }
 

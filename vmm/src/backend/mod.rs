@@ -7,6 +7,7 @@
 pub mod channel;
 pub mod control;
 mod create;
+mod disks;
 mod exec;
 mod features;
 pub mod oom;

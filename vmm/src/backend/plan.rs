@@ -33,6 +33,8 @@ pub struct Plan {
     pub memory_mib: u32,
     /// Read-only erofs image of the root filesystem.
     pub image: Option<NamedFile>,
+    /// Disks behind it.
+    pub disks: Vec<PlannedDisk>,
     /// The network link.
     pub tap: Option<Tap>,
     /// Tag of the device that shares the jail's root; `None` when nothing is in it.
@@ -60,6 +62,17 @@ pub struct NamedFile {
     pub fd: i32,
     /// Its path on the host.
     pub path: PathBuf,
+}
+
+/// A block device of the host that is a disk of the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedDisk {
+    /// The device.
+    pub file: NamedFile,
+    /// The serial number that the guest sees.
+    pub serial: String,
+    /// Whether it is open for writing.
+    pub writable: bool,
 }
 
 /// A tap device of the host.

@@ -178,10 +178,11 @@ fn check(spec: &Spec, has_link: bool) -> Result<()> {
         }
     }
     for (index, device) in linux.devices().iter().flatten().enumerate() {
-        if !is_virtual(device.typ(), device.major(), device.minor()) {
+        let is_disk = device.typ() == LinuxDeviceType::B;
+        if !is_disk && !is_virtual(device.typ(), device.major(), device.minor()) {
             return Err(Error::unsupported(
                 format!("linux.devices[{index}] ({})", device.path().display()),
-                "a microVM has no way to a device of the host; use --isolation=container",
+                "of the host's devices a microVM can have disks (block devices) only, the drivers of others are the host kernel's; use --isolation=container",
             ));
         }
     }

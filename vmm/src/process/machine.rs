@@ -61,6 +61,11 @@ pub(super) fn start(plan: Plan) -> Result<(Microvm, Parts)> {
         let file = File::from(descriptor(image.fd)?);
         config.attach(Block::new(file, &image.path, Access::ReadOnly, "rkvm-image").map_err(vmm)?);
     }
+    for disk in &plan.disks {
+        let access = if disk.writable { Access::ReadWrite } else { Access::ReadOnly };
+        let file = File::from(descriptor(disk.file.fd)?);
+        config.attach(Block::new(file, &disk.file.path, access, &disk.serial).map_err(vmm)?);
+    }
     if plan.share.is_some() {
         let proc_self_fd = Some(Arc::new(File::from(descriptor(plan.proc_self_fd)?)));
         config.attach(Fs::open(&Share { root: "/".into(), proc_self_fd }).map_err(vmm)?);

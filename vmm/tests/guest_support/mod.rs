@@ -225,6 +225,7 @@ pub fn setup(spec: Value) -> GuestSetup {
         share: None,
         links: vec![],
         seccomp: None,
+        disks: vec![],
     }
 }
 
