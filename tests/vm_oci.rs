@@ -370,6 +370,43 @@ fn a_link_of_the_namespace_becomes_the_guests() {
 }
 
 #[test]
+fn a_link_with_ipv6_becomes_the_guests() {
+    with_kvm(|sandbox| {
+        let net = Net::new(sandbox, 13);
+        net.ip(&["addr", "add", "fd13::1/64", "dev", &net.host, "nodad"]);
+        net.ip(&["addr", "add", "fd99::9/128", "dev", &net.host, "nodad"]);
+        net.ip(&["-n", &net.name, "addr", "add", "fd13::2/64", "dev", "eth0", "nodad"]);
+        net.ip(&["-n", &net.name, "-6", "route", "add", "default", "via", "fd13::1"]);
+        let mac = sandbox.command("ip").args(["-n", &net.name, "-o", "link", "show", "eth0"]).ok().text();
+        let mac = mac.split("link/ether ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+        let (port, server) = echo("fd99::9");
+        let script = format!(
+            "ip -6 -o addr show dev eth0 scope global; ip -6 route; cat /sys/class/net/eth0/address; \
+             head -c 100000 /dev/zero | nc fd99::9 {port} | wc -c"
+        );
+        let mut bundle = sandbox.bundle("c", &["sh", "-c", &script]);
+        bundle.namespace(json!({ "type": "network", "path": format!("/run/netns/{}", net.name) }));
+        let output = run(sandbox, &bundle, &[]).ok();
+        server.join().unwrap();
+        let said = output.text();
+        for part in ["inet6 fd13::2/64", "default via fd13::1", &mac] {
+            assert!(said.contains(part), "{part}: {output}");
+        }
+        assert!(said.ends_with("100000"), "{output}");
+        // And the other way: the host reaches the guest by both addresses.
+        let pid = up(sandbox, bundle.args(&["httpd", "-f", "-p", "[::]:80"]));
+        for address in ["fd13::2", "10.213.13.2"] {
+            wait::until("an answer to a ping", || {
+                (sandbox.command("ping").args(["-c", "1", "-W", "1", address]).run().code == 0).then_some(())
+            });
+        }
+        wait::until("the server", || std::net::TcpStream::connect(("fd13::2", 80)).ok());
+        oci(sandbox, &["delete", "--force"]).arg(sandbox.id("c")).ok();
+        reap::wait_for(pid);
+    });
+}
+
+#[test]
 fn a_link_that_a_hook_brings_becomes_the_guests() {
     with_kvm(|sandbox| {
         let host = format!("vh{:x}", std::process::id());
