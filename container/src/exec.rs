@@ -242,7 +242,10 @@ fn prepare(context: &mut Context<'_>, channel: &mut Channel) -> Result<Program> 
         sys::set_uid(0).map_err(failed("become root of the user namespace for"))?;
         sys::not_dumpable().map_err(failed("protect"))?;
     }
-    sys::reset_signals();
+    match context.target.binary {
+        Binary::LetGo => sys::reset_signals(),
+        Binary::InUse => sys::reset_runtime_signals(),
+    }
     nix::unistd::setsid().map_err(|errno| failed("make a session for")(errno.into()))?;
     if !context.final_cpus.is_empty() {
         sys::set_affinity(0, &context.final_cpus)

@@ -1,6 +1,7 @@
 //! A built microVM: runs, pauses, waits, tells what happened.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -76,7 +77,7 @@ pub struct Microvm {
     kind: KvmKind,
     // Dropped after the vCPU threads have ended (`Drop` joins them): devices, VM, and last its memory.
     event_loop: EventLoop,
-    _vm: VmFd,
+    vm: VmFd,
     _ram: Ram,
 }
 
@@ -108,7 +109,7 @@ impl Microvm {
             counters: parts.counters,
             kind: parts.kind,
             event_loop: parts.event_loop,
-            _vm: parts.vm,
+            vm: parts.vm,
             _ram: parts.ram,
         }
     }
@@ -213,6 +214,11 @@ impl Microvm {
     /// The last lines of the guest's console.
     pub fn console_tail(&self, lines: usize) -> String {
         lock(&self.ports).console.last_lines(lines)
+    }
+
+    /// The number of KVM's descriptor of the machine.
+    pub fn descriptor(&self) -> i32 {
+        self.vm.as_raw_fd()
     }
 
     /// Exits of all vCPUs so far, by reason.

@@ -23,7 +23,7 @@ use rkvm_linux::mounts::options::{self, Plan as MountPlan, Source};
 use rkvm_linux::namespaces::Namespaces;
 use rkvm_linux::seccomp::Filter;
 use rkvm_linux::sys::mount::{Depth, MountAttr, attr, set_attributes};
-use rkvm_linux::sys::{exe, fs, process as sys, pty, spawn};
+use rkvm_linux::sys::{exe, fs, memory, process as sys, pty, spawn};
 use rkvm_oci::failure::Failure;
 use root::Switch;
 
@@ -85,6 +85,9 @@ fn has_hooks_inside(spec: &Spec) -> bool {
 
 /// Goes all the way to the user's program. Never returns.
 pub fn run(mut context: Context<'_>, mut channel: Channel) -> ! {
+    if context.binary == Binary::InUse {
+        memory::prefault();
+    }
     let done = prepare(&mut context, &mut channel).and_then(|program| {
         // With a listener, the runtime must pass it on while it is still there.
         if let Some(filter) = late_filter(&context).filter(|filter| filter.listener().is_some()) {
@@ -163,7 +166,10 @@ fn prepare(context: &mut Context<'_>, channel: &mut Channel) -> Result<Program> 
         // Only there it may have the privilege.
         protect_binary(namespaces.new)?;
     }
-    sys::reset_signals();
+    match context.binary {
+        Binary::LetGo => sys::reset_signals(),
+        Binary::InUse => sys::reset_runtime_signals(),
+    }
     // A process that leads a session already (started by clone3, never) would be told EPERM.
     nix::unistd::setsid().map_err(|source| Error::failed("make", "a session", source))?;
     if context.keyring == Keyring::New {

@@ -105,9 +105,8 @@ fn mount(kind: &str, target: &str, flags: u64, data: &str) -> Result<()> {
     }
 }
 
-/// Writes everything to the devices and ends the machine.
+/// Ends the machine. What is to be written has been ([`crate::root::take_apart`]).
 pub fn power_off() -> ! {
-    sys::sync();
     sys::Marker::open().mark(marker::POWER_OFF);
     // Where nothing listens to the marker port (a run of this kernel in another machine).
     sys::reboot()

@@ -17,7 +17,11 @@ mod workload;
 
 use rkvm_guest_protocol::marker;
 
+#[global_allocator]
+static HEAP: sys::heap::Heap = sys::heap::Heap::new();
+
 fn main() {
+    rkvm_linux::sys::memory::prefault();
     if let Err(error) = machine::first_mounts() {
         eprintln!("rkvm-init: {error}");
         machine::power_off();

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use oci_spec::runtime::{Capability, LinuxCapabilities};
 use rkvm_guest_protocol::{GuestSetup, Root, WriteLayer};
 use rkvm_oci::{Error, Result};
 
@@ -45,8 +46,19 @@ pub fn assemble(setup: &GuestSetup) -> Result<PathBuf> {
     }
 }
 
+/// Whether `capabilities` let a process mount file systems.
+pub fn lets_mount(capabilities: Option<&LinuxCapabilities>) -> bool {
+    let sets = capabilities
+        .map(|all| [all.bounding(), all.permitted(), all.effective(), all.inheritable(), all.ambient()]);
+    sets.into_iter().flatten().flatten().any(|set| set.contains(&Capability::SysAdmin))
+}
+
 /// Takes the mounts apart, so that nothing of a file system is left in memory. What is still in use (it cannot be, for every process
 /// of the container has ended) at least has been written by `sync`.
+///
+/// Only after processes that could mount file systems of their own. The host's folders are written through: write(2) waits for the
+/// host, and so does the unmapping of a shared mapping, at the latest when its process ends. `sync` and the unmounting would have the
+/// host write everything to its disk, which a container's end does not either.
 pub fn take_apart() {
     sys::sync();
     for target in [ROOT, WRITE, SHARE] {

@@ -390,7 +390,9 @@ impl Session {
                 self.send(&ToHost::OomKills(kills));
             }
             // What the process wrote must be on the host when the host hears that it has ended.
-            root::take_apart();
+            if machine.could_mount() {
+                root::take_apart();
+            }
         }
         self.send(&ToHost::Ended(outcome));
         self.finished = true;

@@ -21,6 +21,7 @@ const STATE: &str = "/run/container";
 #[derive(Default)]
 pub struct Machine {
     workload: Option<Box<dyn Workload>>,
+    could_mount: bool,
 }
 
 /// Our ends of a process's streams.
@@ -57,6 +58,7 @@ impl Machine {
         for folder in [BUNDLE, STATE] {
             fs::create_dir(folder).map_err(|source| Error::failed("make folder", folder, source))?;
         }
+        self.note_capabilities(setup.spec.process().as_ref());
         if let Some(program) = setup.seccomp.take() {
             let filter = |&(code, jt, jf, k): &(u16, u8, u8, u32)| libc::sock_filter { code, jt, jf, k };
             rkvm_linux::seccomp::give(program.instructions.iter().map(filter).collect());
@@ -89,6 +91,15 @@ impl Machine {
         Ok((pid, ends.finish()?))
     }
 
+    fn note_capabilities(&mut self, process: Option<&GuestProcess>) {
+        self.could_mount |= process.is_some_and(|process| root::lets_mount(process.capabilities().as_ref()));
+    }
+
+    /// Whether a process of the machine was allowed to mount file systems of its own.
+    pub fn could_mount(&self) -> bool {
+        self.could_mount
+    }
+
     fn workload(&mut self) -> Result<&mut Box<dyn Workload>> {
         self.workload.as_mut().ok_or_else(|| {
             Error::failed("use", "the machine", std::io::Error::from_raw_os_error(libc::ESRCH))
@@ -117,6 +128,7 @@ impl Machine {
     /// # Errors
     /// [`Error::Exec`] when the program cannot be executed.
     pub fn exec(&mut self, process: &GuestProcess) -> Result<(Box<dyn ExecProcess>, Ends)> {
+        self.note_capabilities(Some(process));
         let (stdio, ends) = Half::new(process.terminal().unwrap_or(false))?;
         let started = self.workload()?.exec(ExecRequest { process, stdio, preserve_fds: 0 })?;
         Ok((started, ends.finish()?))

@@ -7,6 +7,7 @@ use std::path::Path;
 
 pub mod exe;
 pub mod fs;
+pub mod memory;
 pub mod mount;
 pub mod process;
 pub mod pty;

@@ -293,11 +293,24 @@ pub fn execve(path: &CString, arguments: &[CString], environment: &[CString]) ->
 /// Every signal has its default action and none is blocked, as a new program expects: Rust ignores SIGPIPE, and the
 /// caller may have blocked or ignored others.
 pub fn reset_signals() {
-    // SAFETY: sets handlers to the default and the mask to empty; both calls only fail for signals that cannot be changed.
+    for signal in 1..=64 {
+        // SAFETY: the default handler; the call only fails for signals that cannot be changed.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    unblock_signals();
+}
+
+/// As [`reset_signals`], for the children of a program that has no handlers of its own and ignores nothing but what the Rust runtime
+/// ignores: execve resets the runtime's handlers, so one call does for sixty-four. In a PVM guest they would take 14 ms.
+pub fn reset_runtime_signals() {
+    // SAFETY: as in `reset_signals`.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    unblock_signals();
+}
+
+fn unblock_signals() {
+    // SAFETY: the set is initialised before it is used.
     unsafe {
-        for signal in 1..=64 {
-            libc::signal(signal, libc::SIG_DFL);
-        }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());

@@ -16,7 +16,12 @@ pub enum Report {
     /// Its namespaces are there, and the host's file systems still are: the hooks of the runtime may run.
     Enclosed,
     /// The guest has everything that its process needs.
-    Ready(Stamps),
+    Ready {
+        /// When what happened.
+        stamps: Stamps,
+        /// The machine's descriptor in that process.
+        machine: i32,
+    },
     /// A further process has been executed.
     Started,
     /// It cannot go on.

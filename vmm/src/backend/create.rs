@@ -45,6 +45,8 @@ pub struct Created {
     pub cgroup: Cgroup,
     /// How large the machine is.
     pub size: Size,
+    /// KVM's descriptor of the machine.
+    pub machine: Option<OwnedFd>,
     /// The conversation with it: it ends with it until the machine is recorded.
     pub channel: Channel,
 }
@@ -170,15 +172,15 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
         state: state.clone(),
     };
     let spawned = spawn(cell, &cgroup, theirs);
-    let created = match spawned {
-        Ok((pid, process)) => Created { pid, process, cgroup, size, channel },
+    let mut created = match spawned {
+        Ok((pid, process)) => Created { pid, process, cgroup, size, machine: None, channel },
         Err(error) => {
             // The first error is the one that tells.
             let _ = cgroup.remove();
             return Err(error);
         }
     };
-    let done = bring_up(&created, spec, &unmapped, state, timeline)
+    let done = bring_up(&mut created, spec, &unmapped, state, timeline)
         .and_then(|()| late_resources.map_or(Ok(()), |late| created.cgroup.update(&late)))
         .and_then(|()| match console {
             Some((socket, master)) => terminal::send(socket.as_fd(), master.as_fd()),
@@ -362,7 +364,7 @@ fn spawn(mut cell: Cell<'_>, cgroup: &Cgroup, theirs: Channel) -> Result<(i32, O
 }
 
 fn bring_up(
-    created: &Created,
+    created: &mut Created,
     spec: &Spec,
     unmapped: &[(MountPlan, OwnedFd)],
     mut state: serde_json::Value,
@@ -383,7 +385,9 @@ fn bring_up(
                 }
                 go(created, Go::HooksDone)?;
             }
-            Some(Report::Ready(stamps)) => {
+            Some(Report::Ready { stamps, machine }) => {
+                // Without it the end only takes longer.
+                created.machine = rkvm_linux::sys::fs::take_from(created.process.as_fd(), machine).ok();
                 timeline.mark_at(Phase::Sandbox, stamps.entered);
                 timeline.mark_at(Phase::Boot, stamps.init);
                 timeline.mark_at(Phase::Process, stamps.ready);

@@ -173,7 +173,7 @@ impl Session {
         let stamps = Stamps { entered, init, ready: now };
         if let Some(channel) = &creator.channel {
             channel
-                .send(&Report::Ready(stamps))
+                .send(&Report::Ready { stamps, machine: self.machine.descriptor() })
                 .map_err(|errno| Error::failed("report to", "the creator", errno))?;
         }
         creator.told = true;

@@ -1,5 +1,7 @@
 //! The system calls that std has no function for.
 
+pub mod heap;
+
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io;
