@@ -1,6 +1,6 @@
 //! The container's root filesystem: a folder of the host, or image and write layer joined.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Capability, LinuxCapabilities};
@@ -13,6 +13,18 @@ const SHARE: &str = "/run/host";
 const IMAGE: &str = "/run/image";
 const WRITE: &str = "/run/write";
 const ROOT: &str = "/run/root";
+
+/// Bytes of an image's beginning that are read at once: superblock, and the folders of most images.
+const READ_AHEAD: u64 = 1 << 20;
+
+/// Has the beginning of the image read while other things are done: the file system would ask for one block after the other, and wait for
+/// each. To be kept until the image is mounted, because a device that nobody has open is forgotten.
+pub fn read_ahead(root: &Root) -> Option<File> {
+    let Root::Layers { image, .. } = root else { return None };
+    let device = File::open(image).ok()?;
+    sys::will_need(&device, READ_AHEAD);
+    Some(device)
+}
 
 /// Mounts what the host shares and the root filesystem; the path of the latter.
 ///

@@ -22,6 +22,8 @@ const STATE: &str = "/run/container";
 pub struct Machine {
     workload: Option<Box<dyn Workload>>,
     could_mount: bool,
+    /// The bundle, until its config.json has been written.
+    unwritten: Option<Bundle>,
 }
 
 /// Our ends of a process's streams.
@@ -46,6 +48,7 @@ impl Machine {
     /// # Errors
     /// Whatever is missing or contradictory.
     pub fn create(&mut self, mut setup: GuestSetup) -> Result<(i32, Ends)> {
+        let _reading = root::read_ahead(&setup.root);
         machine::further_mounts()?;
         let processors = machine::Processors::start()?;
         network::configure(&setup.links)?;
@@ -64,10 +67,6 @@ impl Machine {
             rkvm_linux::seccomp::give(program.instructions.iter().map(filter).collect());
         }
         let bundle = Bundle { path: BUNDLE.into(), spec: setup.spec };
-        // `exec` reads it again.
-        let config = bundle.path.join("config.json");
-        let text = serde_json::to_vec(&bundle.spec).unwrap_or_default();
-        fs::write(&config, text).map_err(|source| Error::failed("write", config.display(), source))?;
         let process = bundle.spec.process().as_ref();
         let terminal = process.and_then(|process| process.terminal()).unwrap_or(false);
         let (stdio, ends) = Half::new(terminal)?;
@@ -88,7 +87,18 @@ impl Machine {
         processors.wait()?;
         let pid = workload.pid();
         self.workload = Some(workload);
+        self.unwritten = Some(bundle);
         Ok((pid, ends.finish()?))
+    }
+
+    /// Writes config.json, which the backend reads for a further process: most machines never run one.
+    fn write_config(&mut self) -> Result<()> {
+        let Some(bundle) = &self.unwritten else { return Ok(()) };
+        let config = bundle.path.join("config.json");
+        let text = serde_json::to_vec(&bundle.spec).unwrap_or_default();
+        fs::write(&config, text).map_err(|source| Error::failed("write", config.display(), source))?;
+        self.unwritten = None;
+        Ok(())
     }
 
     fn note_capabilities(&mut self, process: Option<&GuestProcess>) {
@@ -129,6 +139,7 @@ impl Machine {
     /// [`Error::Exec`] when the program cannot be executed.
     pub fn exec(&mut self, process: &GuestProcess) -> Result<(Box<dyn ExecProcess>, Ends)> {
         self.note_capabilities(Some(process));
+        self.write_config()?;
         let (stdio, ends) = Half::new(process.terminal().unwrap_or(false))?;
         let started = self.workload()?.exec(ExecRequest { process, stdio, preserve_fds: 0 })?;
         Ok((started, ends.finish()?))

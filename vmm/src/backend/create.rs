@@ -92,7 +92,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
     }
     let spec = &bundle.spec;
     let namespaces = Namespaces::open(spec)?;
-    let Converted { guest, shared, host_resources, late_resources, size } =
+    let Converted { mut guest, shared, host_resources, late_resources, size } =
         spec::convert(spec, &bundle.path, link.is_some())?;
     if link.is_none() {
         refuse_the_hosts_network(&namespaces)?;
@@ -115,10 +115,12 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
         other => (Streams::Given(other), None),
     };
     let opened = disks::open(spec)?;
+    let filter = seccomp(spec)?;
+    drop_rules(&mut guest);
     let setup = GuestSetup {
         disks: opened.iter().map(|disk| disk.disk.clone()).collect(),
         id: id.to_owned(),
-        seccomp: seccomp(spec)?,
+        seccomp: filter,
         spec: guest,
         root: root.form,
         share: (!shares.is_empty()).then(|| SHARE_TAG.to_owned()),
@@ -326,6 +328,15 @@ fn seccomp(spec: &Spec) -> Result<Option<SeccompProgram>> {
     Ok(Some(SeccompProgram {
         instructions: filter.program().iter().map(|one| (one.code, one.jt, one.jf, one.k)).collect(),
     }))
+}
+
+/// Takes the rules of the seccomp profile out of what the guest is told: it gets the program that was made of them, and they are the
+/// longest part of a configuration.
+fn drop_rules(guest: &mut Spec) {
+    let profile = guest.linux_mut().as_mut().and_then(|linux| linux.seccomp_mut().as_mut());
+    if let Some(profile) = profile {
+        profile.set_syscalls(None);
+    }
 }
 
 fn guest_link(link: &Link) -> GuestLink {

@@ -135,6 +135,11 @@ impl Session {
 
     fn boot(&mut self, creator: &mut Creator) -> Result<()> {
         let deadline = Instant::now() + self.boot_limit;
+        // It is there when the guest looks for it: a guest of another version says so first, and then fails to understand it.
+        if let (Stage::Created(connection), Some(setup)) = (&mut self.stage, self.setup.take()) {
+            connection.send(&ToGuest::Setup(Box::new(setup)));
+            connection.flush().map_err(guest)?;
+        }
         match self.hear(creator, deadline)? {
             ToHost::Hello { version: VERSION } => {}
             ToHost::Hello { version } => {
@@ -146,10 +151,6 @@ impl Session {
                 .hint("build it again with `./x guest`"));
             }
             _ => return Err(guest(rkvm_guest_protocol::host::Error::Unexpected)),
-        }
-        if let (Stage::Created(connection), Some(setup)) = (&mut self.stage, self.setup.take()) {
-            connection.send(&ToGuest::Setup(Box::new(setup)));
-            connection.flush().map_err(guest)?;
         }
         match self.hear(creator, deadline)? {
             ToHost::Ready => {}

@@ -105,6 +105,12 @@ pub fn cover_root() -> io::Result<()> {
     std::env::set_current_dir("/")
 }
 
+/// Begins to read the first `bytes` of `file`; does not wait for them.
+pub fn will_need(file: &File, bytes: u64) {
+    // SAFETY: no pointer is passed.
+    unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, bytes as libc::off_t, libc::POSIX_FADV_WILLNEED) };
+}
+
 /// Unmounts what is at `path`; what is not mounted, or in use, stays.
 pub fn unmount(path: &Path) {
     if let Ok(path) = c_path(path) {
