@@ -2,7 +2,8 @@
 //!
 //! Made at the first use and kept as long as the image: `images/erofs/HEX`, named by the image's id. What is in it is what overlayfs
 //! shows of the layers, so whiteouts have taken effect, and owners, modes, times, attributes, devices and hard links are as in
-//! a container.
+//! a container. Below all layers lie the places of the mounts that every container has ([`PLACES`]), where no layer has them: made in the
+//! guest they would be its first write, and cost a start several times what the mounts cost.
 
 use std::fs::{self, File};
 use std::io;
@@ -10,6 +11,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
+use std::time::SystemTime;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -20,6 +22,8 @@ use super::lock::Lock;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 
+/// Folders and, last, empty files that every container mounts something on.
+const PLACES: [&str; 7] = ["dev/", "proc/", "sys/", "etc/", "etc/hostname", "etc/hosts", "etc/resolv.conf"];
 const PROGRAM: &str = "mkfs.erofs";
 /// One and the same for all images: nothing finds a file system by it, and a random one would make no two files alike.
 const UUID: &str = "00000000-0000-0000-0000-000000000000";
@@ -98,6 +102,7 @@ fn join(stage: &Path, layers: &[PathBuf]) -> Result<PathBuf> {
     for folder in [&root, &bottom] {
         fs::create_dir(folder).map_err(Error::io("create", folder))?;
     }
+    places(&bottom)?;
     if layers.is_empty() {
         return Ok(bottom);
     }
@@ -114,6 +119,22 @@ fn join(stage: &Path, layers: &[PathBuf]) -> Result<PathBuf> {
     mount_at(Some("overlay"), &root, MsFlags::MS_RDONLY, Some(&options))
         .map_err(failed("join the layers of an image on", &root))?;
     Ok(root)
+}
+
+/// Makes [`PLACES`] in `bottom`, all of the same age.
+fn places(bottom: &Path) -> Result<()> {
+    for place in PLACES {
+        let path = bottom.join(place);
+        let made = if place.ends_with('/') { fs::create_dir(&path) } else { fs::write(&path, "") };
+        made.map_err(Error::io("create", &path))?;
+    }
+    // Folders after what is in them.
+    for path in PLACES.iter().rev().map(|place| bottom.join(place)).chain([bottom.to_owned()]) {
+        File::open(&path)
+            .and_then(|file| file.set_modified(SystemTime::UNIX_EPOCH))
+            .map_err(Error::io("set the time of", &path))?;
+    }
+    Ok(())
 }
 
 fn run(root: &Path, target: &Path) -> Result<()> {

@@ -9,7 +9,7 @@ use rustix::fs::{
     AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags, mknodat, setxattr, utimensat,
 };
 
-use super::make;
+use super::{make, places};
 
 /// Everything that can be seen of a tree: kind, owner, mode, links, device, size, time, target, content and attributes.
 const LIST: &str = r#"cd "$1"
@@ -94,7 +94,9 @@ fn it_shows_what_overlayfs_shows() {
     let folder = tempfile::tempdir().unwrap();
     let layers = layers(folder.path());
     make(folder.path(), &layers, &folder.path().join("image")).unwrap();
-    let overlay = list(folder.path(), "-t overlay -o ro,lowerdir=high:low overlay");
+    fs::create_dir(folder.path().join("places")).unwrap();
+    places(&folder.path().join("places")).unwrap();
+    let overlay = list(folder.path(), "-t overlay -o ro,lowerdir=high:low:places overlay");
     let erofs = list(folder.path(), "-t erofs -o ro,loop image");
     assert_eq!(erofs, overlay);
     for seen in ["user.note=\"kept\"", "one file", "a/null 1:3", "security.capability", "70000:100000 6751 2"]
@@ -134,7 +136,7 @@ fn as_many_layers_as_an_image_may_have() {
         .current_dir(folder.path())
         .output()
         .unwrap();
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "128\n126");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "132\n126");
 }
 
 #[test]
