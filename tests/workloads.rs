@@ -69,3 +69,41 @@ fn python_with_processes_threads_sockets_and_files() {
     ];
     alike("python", &["python3", "-c", PYTHON], &expected);
 }
+
+/// Stores to shared mappings and last words of a process that ends at once, in the write layer and in a volume.
+const WRITER: &str = r#"
+import mmap, os
+kept = []
+for name in ("/layer", "/volume/file"):
+    file = open(name, "w+b"); file.truncate(1 << 20); memory = mmap.mmap(file.fileno(), 1 << 20)
+    for at in range(0, 1 << 20, 4096): memory[at:at + 4] = b"seen"
+    kept.append((file, memory))
+    with open(name + ".last", "wb") as last: last.write(b"words")
+os._exit(7)
+"#;
+
+#[test]
+fn what_a_program_wrote_is_on_the_host_when_its_end_is_reported() {
+    for isolation in [Isolation::Container, Isolation::Vm] {
+        if isolation == Isolation::Vm && !has_vms() {
+            continue;
+        }
+        let sandbox = Sandbox::of(isolation);
+        let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/images/python.tar");
+        sandbox.rkvm(["load", "-i"]).args([archive]).ok();
+        let folder = tempfile::tempdir().unwrap();
+        let volume = format!("{}:/volume", folder.path().display());
+        let run = ["run", "--name", "writer", "--network", "none", "-v", &volume, "python"];
+        sandbox.rkvm(run).args(["python3", "-c", WRITER]).run().expect_code(7);
+        for name in ["layer", "layer.last"] {
+            let from = format!("writer:/{name}");
+            sandbox.rkvm(["cp", &from]).args([folder.path()]).ok();
+        }
+        for name in ["layer", "file"] {
+            let text = std::fs::read(folder.path().join(name)).unwrap();
+            assert_eq!(text.len(), 1 << 20, "{isolation:?} {name}");
+            assert!(text.chunks(4096).all(|page| page.starts_with(b"seen")), "{isolation:?} {name}");
+            assert_eq!(std::fs::read(folder.path().join(name.to_owned() + ".last")).unwrap(), b"words");
+        }
+    }
+}
