@@ -68,7 +68,7 @@ pub fn lets_mount(capabilities: Option<&LinuxCapabilities>) -> bool {
 /// Takes the mounts apart, so that nothing of a file system is left in memory. What is still in use (it cannot be, for every process
 /// of the container has ended) at least has been written by `sync`.
 ///
-/// Only after processes that could mount file systems of their own. The host's folders are written through: write(2) waits for the
+/// Only where there are disks, or after processes that could mount file systems of their own. The host's folders are written through: write(2) waits for the
 /// host, and so does the unmapping of a shared mapping, at the latest when its process ends. `sync` and the unmounting would have the
 /// host write everything to its disk, which a container's end does not either.
 pub fn take_apart() {

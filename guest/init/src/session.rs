@@ -390,7 +390,7 @@ impl Session {
                 self.send(&ToHost::OomKills(kills));
             }
             // What the process wrote must be on the host when the host hears that it has ended.
-            if machine.could_mount() {
+            if machine.may_hold_writes() {
                 root::take_apart();
             }
         }

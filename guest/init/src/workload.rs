@@ -21,7 +21,7 @@ const STATE: &str = "/run/container";
 #[derive(Default)]
 pub struct Machine {
     workload: Option<Box<dyn Workload>>,
-    could_mount: bool,
+    may_hold_writes: bool,
     /// The bundle, until its config.json has been written.
     unwritten: Option<Bundle>,
 }
@@ -62,6 +62,8 @@ impl Machine {
             fs::create_dir(folder).map_err(|source| Error::failed("make folder", folder, source))?;
         }
         self.note_capabilities(setup.spec.process().as_ref());
+        // What is written to a disk is in the guest's memory first.
+        self.may_hold_writes |= !setup.disks.is_empty();
         if let Some(program) = setup.seccomp.take() {
             let filter = |&(code, jt, jf, k): &(u16, u8, u8, u32)| libc::sock_filter { code, jt, jf, k };
             rkvm_linux::seccomp::give(program.instructions.iter().map(filter).collect());
@@ -102,12 +104,13 @@ impl Machine {
     }
 
     fn note_capabilities(&mut self, process: Option<&GuestProcess>) {
-        self.could_mount |= process.is_some_and(|process| root::lets_mount(process.capabilities().as_ref()));
+        self.may_hold_writes |=
+            process.is_some_and(|process| root::lets_mount(process.capabilities().as_ref()));
     }
 
-    /// Whether a process of the machine was allowed to mount file systems of its own.
-    pub fn could_mount(&self) -> bool {
-        self.could_mount
+    /// Whether a process of the machine could write to more than what the host shares: to a disk, or to a file system that it mounted.
+    pub fn may_hold_writes(&self) -> bool {
+        self.may_hold_writes
     }
 
     fn workload(&mut self) -> Result<&mut Box<dyn Workload>> {
