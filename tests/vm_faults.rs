@@ -151,6 +151,28 @@ fn a_boot_that_hangs() {
     was_never_there(&sandbox);
 }
 
+#[test]
+fn a_console_that_was_asked_for() {
+    let Some(sandbox) = sandbox() else { return };
+    let file = sandbox.path().join("console");
+    let annotation = format!("io.rkvm.vm.console={}", file.display());
+    let flags = [
+        "--annotation",
+        &annotation,
+        "--annotation",
+        "io.rkvm.vm.boot-timeout=60",
+        "--cmdline",
+        "loglevel=7",
+    ];
+    run(&sandbox, &flags, "echo here").expect_code(0);
+    let said = fs::read_to_string(&file).unwrap();
+    assert!(said.contains("virtio_blk virtio"), "{said}");
+    sandbox.rkvm(["rm", "box"]).ok();
+    let nowhere = ["--annotation", "io.rkvm.vm.console=/nonexistent/console"];
+    assert_says(&run(&sandbox, &nowhere, "true").expect_code(125), &["/nonexistent/console"]);
+    was_never_there(&sandbox);
+}
+
 /// A small file system that is unmounted in the end, whatever the test does.
 struct Small(PathBuf);
 

@@ -34,7 +34,7 @@ const CASES: &[(&str, &str, &str)] = &[
     ("mounts", "recursive-attributes", SUBMOUNTS),
     ("mounts", "cgroup-mount-read-only", "it expects the host's cgroup hierarchies; the guest has version 2"),
     ("mounts", "overlay", "the layers are folders of the host, which the guest does not see"),
-    ("devices", "given-devices", "a machine has no way to a device of the host"),
+    ("devices", "given-devices", "it gives a device other than a disk"),
     ("process", "preserved-descriptors", DESCRIPTORS),
     ("process", "listen-fds", DESCRIPTORS),
     ("cgroups", "memory-limits", HOST_CGROUP),

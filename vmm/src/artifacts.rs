@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,6 +25,9 @@ pub const CMDLINE: &str = "io.rkvm.vm.cmdline";
 
 /// Annotation: seconds that the guest has to become ready, 1 to 3600.
 pub const BOOT_TIMEOUT: &str = "io.rkvm.vm.boot-timeout";
+
+/// Annotation: file, FIFO or terminal of the host that the guest's console `hvc0` is connected to.
+pub const CONSOLE: &str = "io.rkvm.vm.console";
 
 /// Environment variable that names the folder of the artifacts.
 pub const FOLDER_VARIABLE: &str = "RKVM_GUEST";
@@ -118,6 +122,24 @@ pub fn boot_timeout(annotations: &HashMap<String, String>) -> Result<Duration> {
             format!("{text:?} is no number of seconds from 1 to 3600"),
         )),
     }
+}
+
+/// Opens what the guest's console is to be connected to, if `annotations` name something; a file that is not there is made.
+///
+/// # Errors
+/// It cannot be opened.
+pub fn open_console(annotations: &HashMap<String, String>) -> Result<Option<OwnedFd>> {
+    let Some(path) = annotations.get(CONSOLE) else { return Ok(None) };
+    let failed = |source| Error::failed(format!("open the console of annotation {CONSOLE},"), path, source);
+    let mut options = File::options();
+    // Both ways, so that a FIFO without a reader or writer can be opened.
+    options.read(true).append(true).create(true).mode(0o600).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    let file = options.open(path).map_err(failed)?;
+    if file.metadata().map_err(failed)?.is_file() {
+        // Nothing is to be read from it.
+        return File::options().append(true).open(path).map(|file| Some(file.into())).map_err(failed);
+    }
+    Ok(Some(file.into()))
 }
 
 fn folders() -> Vec<PathBuf> {

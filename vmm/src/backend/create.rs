@@ -137,6 +137,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
         memory_mib: size.memory_mib,
         image: root.image,
         disks: opened.into_iter().map(|disk| planned(disk, &mut descriptors)).collect(),
+        console: artifacts::open_console(&annotations)?.map(|end| descriptors.add(end)),
         tap: link.map(|link| Tap { mac: link.mac, fd: descriptors.add(link.tap) }),
         share: setup.share.clone(),
         proc_self_fd: FIRST_FD,

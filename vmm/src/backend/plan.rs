@@ -35,6 +35,8 @@ pub struct Plan {
     pub image: Option<NamedFile>,
     /// Disks behind it.
     pub disks: Vec<PlannedDisk>,
+    /// The host's end of the console `hvc0`.
+    pub console: Option<i32>,
     /// The network link.
     pub tap: Option<Tap>,
     /// Tag of the device that shares the jail's root; `None` when nothing is in it.

@@ -33,6 +33,9 @@ use crate::backend::plan::{CHANNEL_FD, FIRST_FD, PLAN_FD, Plan, Tap};
 /// FOWNER, FSETID, SETGID, SETUID, SETFCAP. Not MKNOD: a guest makes no device on the host.
 const FILE_SHARING: [u8; 8] = [0, 1, 2, 3, 4, 6, 7, 31];
 
+/// Most files that the process may have open: each that the guest knows of is one. What a host allows at most without being asked (fs.nr_open).
+const OPEN_FILES: u64 = 1 << 20;
+
 /// A folder or file that is shared with the guest: its name in the share, and a mount that is not attached yet.
 #[derive(Debug)]
 pub struct Share {
@@ -94,6 +97,8 @@ fn go(mut cell: Cell<'_>, channel: &Channel) -> Result<std::convert::Infallible>
     process::reset_signals();
     nix::unistd::setsid().map_err(|errno| failed("make", "a session")(errno.into()))?;
     process::set_umask(0);
+    // While there may still be a privilege for it; where there is none, the file server makes do with what it has.
+    let _ = process::set_rlimit(0, libc::RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES);
     if let Some((entrance, born)) = cell.entrance.take() {
         entrance.join(born).map_err(|errno| failed("enter", "the container's cgroup")(errno.into()))?;
     }

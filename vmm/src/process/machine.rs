@@ -14,6 +14,7 @@ use crate::backend::plan::{NamedFile, Plan};
 use crate::jail::seccomp::{self, Thread};
 use crate::virtio::balloon::{Balloon, Offers};
 use crate::virtio::block::Block;
+use crate::virtio::console::{Console, TerminalSize};
 use crate::virtio::fs::{Fs, Share};
 use crate::virtio::net::Net;
 use crate::virtio::rng::Rng;
@@ -76,6 +77,13 @@ pub(super) fn start(plan: Plan) -> Result<(Microvm, Parts)> {
     config.attach(Vsock::new(listener).map_err(vmm)?.offer(INIT_PORT, theirs));
     if let Some(tap) = &plan.tap {
         config.attach(Net::new(descriptor(tap.fd)?, tap.mac).map_err(vmm)?);
+    }
+    if let Some(end) = plan.console {
+        let output = descriptor(end)?;
+        let input = output.try_clone().map_err(failed)?;
+        let size = TerminalSize { columns: 80, rows: 25 };
+        config.attach(Console::new(input, output, size).map_err(vmm)?);
+        config.cmdline = format!("{CMDLINE} console=hvc0 {}", plan.cmdline);
     }
     config.attach(Balloon::new(Offers::NoStatistics).map_err(vmm)?);
     let control = UnixListener::from(descriptor(plan.control)?);
