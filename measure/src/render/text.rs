@@ -266,7 +266,9 @@ fn provenance(out: &mut String, report: &Report) {
         "  KVM {}, cgroups {}, host {}, image {}, guest kernel {}",
         from.kvm,
         from.cgroup,
-        from.hypervisor.as_ref().map_or("no virtual machine".to_owned(), |name| format!("in {name}")),
+        from.hypervisor
+            .as_ref()
+            .map_or("no virtual machine".to_owned(), |name| format!("a virtual machine ({name})")),
         from.image_digest,
         from.guest_kernel_sha256.as_deref().map_or("none", |hash| hash.get(..12).unwrap_or(hash)),
     );

@@ -25,7 +25,8 @@ pub const CSS: &str = "\
 .rkvm-chart .s3{fill:#cc79a7;stroke:#cc79a7}.rkvm-chart .s4{fill:#8c6d1f;stroke:#8c6d1f}.rkvm-chart .s5{fill:#56b4e9;stroke:#56b4e9}
 .rkvm-chart .s6{fill:#7f7f7f;stroke:#7f7f7f}
 @media (prefers-color-scheme:dark){.rkvm-chart{--ink:#e6edf3;--soft:#9da7b1;--grid:#30363d;--ground:#0d1117}
-.rkvm-chart .p-image{fill:#5a48c8}.rkvm-chart .p-sandbox{fill:#1a7f3f}.rkvm-chart .p-ready{fill:#a83a6d}}
+.rkvm-chart .p-image{fill:#5a48c8}.rkvm-chart .p-sandbox{fill:#1a7f3f}.rkvm-chart .p-ready{fill:#a83a6d}
+.rkvm-chart .dot{fill-opacity:.9}.rkvm-chart .s0{fill:#4aa3df;stroke:#4aa3df}.rkvm-chart .s4{fill:#c9a03c;stroke:#c9a03c}}
 ";
 
 /// Number of subject colours; further subjects begin again, and are told apart by their labels.
