@@ -11,6 +11,9 @@ pub mod devices;
 pub mod error;
 pub mod event_loop;
 pub mod events;
+#[cfg(any(test, feature = "testing"))]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+pub mod fuzzing;
 pub mod host;
 pub mod initramfs;
 pub mod jail;

@@ -50,7 +50,8 @@ impl ThreadSetup {
     }
 
     /// For threads that begin with `setup`.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
+    #[allow(clippy::unwrap_used, reason = "for tests")]
     pub(crate) fn of(setup: impl Fn(ThreadKind) -> io::Result<()> + Send + Sync + 'static) -> Self {
         Self { call: Arc::new(setup), events: Arc::new(Events::new().unwrap()) }
     }

@@ -18,6 +18,9 @@ mod spec;
 mod terminal;
 mod workload;
 
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use spec::convert;
+
 use std::path::Path;
 
 use oci_spec::runtime::Features;

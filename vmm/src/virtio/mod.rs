@@ -13,8 +13,9 @@ pub mod rng;
 mod sys;
 pub mod vsock;
 
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "testing"))]
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 

@@ -5,7 +5,6 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
-use rustix::thread::{CapabilitySet, CapabilitySets};
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -14,16 +13,12 @@ use super::block::{Access, Block};
 use super::console::{Console, TerminalSize};
 use super::fs::{Fs, Share};
 use super::rng::Rng;
-use super::testing::hostile::{self, Knowledge, Part, Random};
+use super::testing::devices::{BALLOON, BLOCK, CONSOLE, ENTROPY, FILES, SOCKETS, disk, file_server};
+use super::testing::hostile;
 use super::testing::{BUFFERS, Buffer, HIGH_START, Rig};
 use super::vsock::Vsock;
-use crate::vm::ThreadSetup;
 
 const ALL: u64 = u64::MAX;
-
-fn noise(random: &mut Random) -> Vec<u8> {
-    (0..random.below(96)).map(|_| random.next() as u8).collect()
-}
 
 fn gives_random_bytes(rig: &mut Rig) {
     let mut rings = rig.start(ALL, 64);
@@ -37,41 +32,8 @@ fn gives_random_bytes(rig: &mut Rig) {
 
 #[test]
 fn entropy_device() {
-    const SHAPES: &[&[Part]] = &[&[Part::Writable(64)], &[Part::Writable(8), Part::Writable(4000)]];
-    hostile::run(Rng::new().unwrap(), Knowledge { content: noise, shapes: SHAPES }, gives_random_bytes);
+    hostile::run(Rng::new().unwrap(), ENTROPY, gives_random_bytes);
 }
-
-pub(super) fn disk(sectors: u64) -> (tempfile::NamedTempFile, Block) {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    let content: Vec<u8> = (0..sectors * 512).map(|at| (at / 512) as u8).collect();
-    file.as_file().write_all_at(&content, 0).unwrap();
-    let block = Block::open(file.path(), Access::ReadWrite, "test").unwrap();
-    (file, block)
-}
-
-fn block_header(random: &mut Random) -> Vec<u8> {
-    let kind = random.below(15) as u32;
-    let sector = if random.one_in(4) { random.next() } else { random.below(70) };
-    let mut bytes = [kind.to_le_bytes(), [0; 4]].concat();
-    bytes.extend(sector.to_le_bytes());
-    // Of a discard: sector, count, flags.
-    bytes.extend(random.below(70).to_le_bytes());
-    bytes.extend((random.below(70) as u32).to_le_bytes());
-    bytes.extend((random.below(3) as u32).to_le_bytes());
-    bytes
-}
-
-const BLOCK: Knowledge = Knowledge {
-    content: block_header,
-    shapes: &[
-        &[Part::Readable(16), Part::Readable(512), Part::Writable(1)],
-        &[Part::Readable(16), Part::Writable(4096), Part::Writable(512), Part::Writable(1)],
-        &[Part::Readable(16), Part::Writable(1)],
-        &[Part::Readable(32), Part::Writable(1)],
-        &[Part::Readable(16), Part::Readable(8192), Part::Writable(1)],
-        &[Part::Readable(16), Part::Writable(20), Part::Writable(1)],
-    ],
-};
 
 fn reads_what_was_written(rig: &mut Rig) {
     let mut rings = rig.start(ALL, 64);
@@ -127,24 +89,9 @@ fn takes_a_page(rig: &mut Rig) {
     assert_eq!(rig.memory.read_obj::<u8>(GuestAddress(HIGH_START + 0x1000)).unwrap(), 0);
 }
 
-fn page_numbers(random: &mut Random) -> Vec<u8> {
-    let number = |random: &mut Random| match random.below(4) {
-        0 => random.next() as u32,
-        1 => u32::MAX,
-        _ => random.below(0x400) as u32,
-    };
-    (0..random.below(64)).flat_map(|_| number(random).to_le_bytes()).collect()
-}
-
 #[test]
 fn balloon() {
-    const SHAPES: &[&[Part]] =
-        &[&[Part::Content], &[Part::Writable(4096), Part::Writable(0x10000)], &[Part::Readable(1024)]];
-    hostile::run(
-        Balloon::new(Offers::All).unwrap(),
-        Knowledge { content: page_numbers, shapes: SHAPES },
-        takes_a_page,
-    );
+    hostile::run(Balloon::new(Offers::All).unwrap(), BALLOON, takes_a_page);
 }
 
 #[test]
@@ -163,9 +110,7 @@ fn console() {
     let size = TerminalSize { columns: 80, rows: 24 };
     let device = Console::new(OwnedFd::from(input), OwnedFd::from(output), size).unwrap();
     keyboard.write_all(b"typed").unwrap();
-    const SHAPES: &[&[Part]] =
-        &[&[Part::Writable(100)], &[Part::Content, Part::Readable(200)], &[Part::Content]];
-    hostile::run(device, Knowledge { content: noise, shapes: SHAPES }, move |rig| {
+    hostile::run(device, CONSOLE, move |rig| {
         let mut rings = rig.start(ALL, 64);
         let text = b"what the guest prints";
         rig.memory.write_slice(text, GuestAddress(BUFFERS)).unwrap();
@@ -182,67 +127,11 @@ fn console() {
     reader.join().unwrap();
 }
 
-fn socket_packet(random: &mut Random) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    bytes.extend((if random.one_in(8) { random.next() } else { 3 }).to_le_bytes());
-    bytes.extend((if random.one_in(8) { random.next() } else { 2 }).to_le_bytes());
-    bytes.extend((random.below(4) as u32).to_le_bytes());
-    bytes.extend((random.pick(&[1023_u32, 1024, 1025, 7, u32::MAX])).to_le_bytes());
-    bytes.extend((random.pick(&[0_u32, 1, 64, 4096, u32::MAX])).to_le_bytes());
-    bytes.extend((random.pick(&[1_u16, 1, 1, 2])).to_le_bytes());
-    bytes.extend((random.below(9) as u16).to_le_bytes());
-    bytes.extend((random.below(4) as u32).to_le_bytes());
-    bytes.extend((random.next() as u32 >> random.below(32)).to_le_bytes());
-    bytes.extend((random.next() as u32 >> random.below(32)).to_le_bytes());
-    bytes.extend(noise(random));
-    bytes
-}
-
 #[test]
 fn socket_device() {
     let folder = tempfile::tempdir().unwrap();
     let device = Vsock::bind(&folder.path().join("vsock.sock")).unwrap();
-    const SHAPES: &[&[Part]] = &[
-        &[Part::Writable(44), Part::Writable(4096)],
-        &[Part::Writable(4140)],
-        &[Part::Readable(44)],
-        &[Part::Readable(44), Part::Readable(64)],
-        &[Part::Readable(44), Part::Readable(4096)],
-    ];
-    let knows = Knowledge { content: socket_packet, shapes: SHAPES };
-    hostile::run(device, knows, |rig| drop(rig.start(ALL, 64)));
-}
-
-/// Every request of the protocol but MKNOD: the server has the right to everything but device nodes, and so has this test.
-fn file_request(random: &mut Random) -> Vec<u8> {
-    const MKNOD: u32 = 8;
-    let operation = match random.below(52) as u32 {
-        MKNOD => 1,
-        operation => operation,
-    };
-    let length = if random.one_in(6) { random.next() as u32 >> random.below(32) } else { 96 };
-    let mut bytes = [length.to_le_bytes(), operation.to_le_bytes()].concat();
-    bytes.extend(random.next().to_le_bytes());
-    bytes.extend((if random.one_in(6) { random.next() } else { 1 + random.below(4) }).to_le_bytes());
-    // User and group, process.
-    bytes.extend([0; 16]);
-    while bytes.len() < 96 {
-        match random.below(5) {
-            0 => bytes.extend(random.pick(&[
-                &b"a\0"[..],
-                b"b\0",
-                b"..\0",
-                b"../outside\0",
-                b"a/../../outside\0",
-                b"no-zero",
-            ])),
-            1 => bytes.extend(random.below(8).to_le_bytes()),
-            2 => bytes.extend(random.next().to_le_bytes()),
-            3 => bytes.extend((random.next() as u32 >> random.below(32)).to_le_bytes()),
-            _ => bytes.extend([0; 8]),
-        }
-    }
-    bytes
+    hostile::run(device, SOCKETS, |rig| drop(rig.start(ALL, 64)));
 }
 
 fn opens_a_session(rig: &mut Rig) {
@@ -263,37 +152,17 @@ fn opens_a_session(rig: &mut Rig) {
 
 #[test]
 fn file_system_device() {
-    const SHAPES: &[&[Part]] = &[
-        &[Part::Readable(96), Part::Writable(4096)],
-        &[Part::Readable(40), Part::Readable(56), Part::Writable(160)],
-        &[Part::Readable(96), Part::Writable(16), Part::Writable(8192)],
-        &[Part::Readable(48), Part::Writable(16)],
-    ];
-    use CapabilitySet as Cap;
-    let kept = Cap::CHOWN
-        | Cap::DAC_OVERRIDE
-        | Cap::DAC_READ_SEARCH
-        | Cap::FOWNER
-        | Cap::FSETID
-        | Cap::SETGID
-        | Cap::SETUID;
-    if !rustix::thread::capabilities(None).unwrap().effective.contains(kept) {
+    let Some(setup) = file_server() else {
         eprintln!("skipped: the file server needs root");
         return;
-    }
+    };
     let folder = tempfile::tempdir().unwrap();
     let shared = folder.path().join("shared");
     std::fs::create_dir(&shared).unwrap();
     std::fs::write(shared.join("a"), "content").unwrap();
     std::fs::write(folder.path().join("outside"), "untouched").unwrap();
     let device = Fs::open(&Share { root: shared, proc_self_fd: None }).unwrap();
-    // What the seed does not say it must not be able to do either.
-    let setup = ThreadSetup::of(move |_| {
-        let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: Cap::empty() };
-        Ok(rustix::thread::set_capabilities(None, sets)?)
-    });
-    let knows = Knowledge { content: file_request, shapes: SHAPES };
-    hostile::run_in(Rig::confined(device, setup), knows, opens_a_session);
+    hostile::run_in(Rig::confined(device, setup), FILES, opens_a_session);
     let names: Vec<_> =
         std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names.len(), 2, "{names:?}");

@@ -9,8 +9,8 @@ use virtio_bindings::virtio_blk::VIRTIO_BLK_S_OK;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
+use crate::virtio::testing::devices::disk;
 use crate::virtio::testing::{BUFFERS, Buffer, HIGH_START, Rig, Ring};
-use crate::virtio::tests::disk;
 
 const SECTORS: u64 = 64;
 const STATUS: u64 = BUFFERS + 0x100;

@@ -7,9 +7,10 @@
 //! - A change on the host shows when a file is opened next, and in names and attributes after a second; a change in the guest is
 //!   on the host at once (stores to a shared mapping after `msync` or when the kernel writes them back). inotify in the guest reports the
 //!   guest's changes only.
-//! - Locks (`flock`, `fcntl`) are between processes of the guest: neither the host nor another guest takes part.
-//! - No `O_TMPFILE` (programs fall back to named files), no POSIX access control lists, no device nodes but overlayfs' whiteouts;
-//!   `O_DIRECT` bypasses the guest's page cache, not the host's.
+//! - Locks (`flock`, `fcntl`) and named pipes are between processes of the guest: neither the host nor another guest takes part, and
+//!   whoever waits for one waits in the guest's kernel, not in a thread here.
+//! - No `O_TMPFILE` (EOPNOTSUPP; programs fall back to named files), no POSIX access control lists (EOPNOTSUPP), no device nodes
+//!   (EPERM) but overlayfs' whiteouts; `O_DIRECT` bypasses the guest's page cache, not the host's.
 //! - Each file that the guest's kernel remembers is a descriptor here: when the process's limit (`ulimit -n`, up to a million) is
 //!   reached, new files are refused with ENFILE until the guest forgets some. A guest under memory pressure does so by itself.
 //! - A jail in a user namespace writes as that namespace's root: a write to a set-user-id program takes the bit away even when the guest's

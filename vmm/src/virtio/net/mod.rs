@@ -2,6 +2,9 @@
 //! 64 KiB crosses in one piece and is cut, if at all, by the host's kernel.
 
 mod handler;
+#[cfg(any(test, feature = "testing"))]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+pub(crate) mod over_socket;
 mod receive;
 mod sys;
 #[cfg(test)]

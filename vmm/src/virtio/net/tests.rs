@@ -1,67 +1,19 @@
 //! The device over a pair of datagram sockets, which keep packets apart as a tap does and need no privilege.
 
-use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 
 use proptest::prelude::*;
-use virtio_bindings::virtio_net::{VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_MRG_RXBUF};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::handler::NetHandler;
-use super::{CONFIG_BYTES, Framing, MAX_PACKET, QUEUE_SIZES};
-use crate::error::Result;
-use crate::virtio::testing::hostile::{self, Knowledge, Part, Random};
+use super::over_socket::OverSocket;
+use crate::virtio::FEATURE_EVENT_IDX;
+use crate::virtio::testing::devices::PACKETS;
+use crate::virtio::testing::hostile;
 use crate::virtio::testing::{BUFFERS, Buffer, HIGH_START, Rig, Ring};
-use crate::virtio::{
-    Activation, FEATURE_EVENT_IDX, FEATURE_INDIRECT, FEATURE_VERSION_1, Handler, VirtioDevice,
-};
 
 const RX: usize = 0;
 const TX: usize = 1;
 const HEADER: usize = super::sys::HEADER_BYTES;
-
-/// The device without the tap's ioctls.
-struct OverSocket(File);
-
-impl OverSocket {
-    fn pair() -> (Self, UnixDatagram) {
-        let (device, host) = UnixDatagram::pair().unwrap();
-        device.set_nonblocking(true).unwrap();
-        (Self(File::from(OwnedFd::from(device))), host)
-    }
-}
-
-impl VirtioDevice for OverSocket {
-    fn device_type(&self) -> u32 {
-        virtio_bindings::virtio_ids::VIRTIO_ID_NET
-    }
-
-    fn queue_sizes(&self) -> &[u16] {
-        &QUEUE_SIZES
-    }
-
-    fn features(&self) -> u64 {
-        FEATURE_VERSION_1
-            | FEATURE_EVENT_IDX
-            | FEATURE_INDIRECT
-            | 1 << VIRTIO_NET_F_MRG_RXBUF
-            | 1 << VIRTIO_NET_F_GUEST_CSUM
-            | 1 << VIRTIO_NET_F_GUEST_TSO4
-    }
-
-    fn config(&self) -> &[u8] {
-        &[0; CONFIG_BYTES]
-    }
-
-    fn activate(&mut self, activation: Activation) -> Result<Handler> {
-        let framing = match activation.features & 1 << VIRTIO_NET_F_MRG_RXBUF {
-            0 => Framing::OneBuffer,
-            _ => Framing::Mergeable { largest: MAX_PACKET },
-        };
-        Ok(Box::new(NetHandler::new(self.0.try_clone().unwrap(), activation, framing)?))
-    }
-}
 
 fn send(rig: &Rig, rings: &mut [Ring], host: &UnixDatagram) {
     let packet: Vec<u8> = (0..100_u8).collect();
@@ -78,14 +30,7 @@ fn send(rig: &Rig, rings: &mut [Ring], host: &UnixDatagram) {
 fn hostile_driver() {
     let (device, host) = OverSocket::pair();
     host.set_nonblocking(true).unwrap();
-    const SHAPES: &[&[Part]] = &[
-        &[Part::Writable(1526)],
-        &[Part::Writable(12), Part::Writable(65536)],
-        &[Part::Content],
-        &[Part::Readable(12), Part::Readable(1400)],
-    ];
-    let content = |random: &mut Random| (0..random.below(200)).map(|_| random.next() as u8).collect();
-    hostile::run(device, Knowledge { content, shapes: SHAPES }, move |rig| {
+    hostile::run(device, PACKETS, move |rig| {
         // Packets that came while nobody took any, both ways.
         while host.recv(&mut [0; 16]).is_ok() {}
         let mut rings = rig.start(u64::MAX, 64);

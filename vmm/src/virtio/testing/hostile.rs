@@ -20,23 +20,49 @@ const DEFAULT_ROUNDS: u64 = 150;
 const LIMIT: Duration = Duration::from_secs(120);
 const CONFIG: u64 = 0x100;
 
-/// Numbers from a seed (xorshift64*).
-pub(crate) struct Random(u64);
+/// Numbers from a fuzzer's input, and from a seed (xorshift64*) when there is none or no more.
+pub(crate) struct Random {
+    state: u64,
+    input: std::vec::IntoIter<u8>,
+}
 
 impl Random {
     pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+        Self { state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1, input: vec![].into_iter() }
+    }
+
+    /// What `input` says, in as few bytes as a choice needs, so that a changed byte is another choice.
+    pub(crate) fn from_input(input: &[u8]) -> Self {
+        Self { input: input.to_vec().into_iter(), ..Self::new(1) }
+    }
+
+    /// Whether everything that the fuzzer has said is done.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.input.as_slice().is_empty()
+    }
+
+    fn take(&mut self, bytes: usize) -> Option<u64> {
+        let enough = self.input.len() >= bytes;
+        enough.then(|| self.input.by_ref().take(bytes).fold(0, |value, byte| value << 8 | u64::from(byte)))
     }
 
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+        if let Some(value) = self.take(8) {
+            return value;
+        }
+        self.state ^= self.state >> 12;
+        self.state ^= self.state << 25;
+        self.state ^= self.state >> 27;
+        self.state.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
     pub(crate) fn below(&mut self, end: u64) -> u64 {
-        (self.next() >> 16) % end
+        let value = match end {
+            0..=0x100 => self.take(1),
+            0x101..=0x1_0000 => self.take(2),
+            _ => None,
+        };
+        value.unwrap_or_else(|| self.next() >> 16) % end
     }
 
     pub(crate) fn one_in(&mut self, count: u64) -> bool {
@@ -138,7 +164,8 @@ impl Watchdog {
     }
 }
 
-fn round(rig: &mut Rig, random: &mut Random, knows: Knowledge) {
+/// One round of what `random` says.
+pub(crate) fn round(rig: &mut Rig, random: &mut Random, knows: Knowledge) {
     let rings = match random.below(8) {
         0 => {
             rig.reset();
@@ -370,7 +397,7 @@ fn table(rig: &Rig, random: &mut Random, at: u64) {
 }
 
 /// Reads and writes of the configuration, of any width, anywhere.
-fn configuration(rig: &mut Rig, random: &mut Random) {
+pub(crate) fn configuration(rig: &mut Rig, random: &mut Random) {
     for _ in 0..random.below(8) {
         let offset = if random.one_in(4) { random.next() } else { CONFIG + random.below(80) };
         let mut data = vec![random.next() as u8; 1 + random.below(8) as usize];
@@ -380,7 +407,7 @@ fn configuration(rig: &mut Rig, random: &mut Random) {
 }
 
 /// Writes and reads of registers in no order.
-fn registers(rig: &mut Rig, random: &mut Random) {
+pub(crate) fn registers(rig: &mut Rig, random: &mut Random) {
     for _ in 0..random.below(64) {
         let register = match random.below(6) {
             0 => VIRTIO_MMIO_STATUS,

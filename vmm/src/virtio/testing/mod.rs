@@ -1,5 +1,6 @@
 //! A guest for tests: memory with unmapped pages around it, a driver that does what the specification says, and one that does not.
 
+pub(crate) mod devices;
 pub(crate) mod hostile;
 mod ring;
 mod sys;
@@ -39,6 +40,11 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 pub(crate) fn memory() -> GuestMemory {
     sys::memory(&[(0, LOW_END), (HIGH_START, HIGH_END)])
+}
+
+/// One region of `bytes`, for the process's life.
+pub(crate) fn memory_of(bytes: u64) -> GuestMemory {
+    sys::memory(&[(0, bytes)])
 }
 
 /// A device behind its transport, on an event loop of its own.
