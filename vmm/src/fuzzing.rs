@@ -178,7 +178,7 @@ fn config(input: &[u8]) {
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
         let _ = Plan::new(index, mount, Path::new("/bundle"));
     }
-    let _ = backend::convert(&spec, Path::new("/bundle"), input.len() % 2 == 0);
+    let _ = backend::convert(&spec, Path::new("/bundle"), input.len().is_multiple_of(2));
 }
 
 /// A kernel's file.

@@ -33,7 +33,7 @@ impl Random {
 
     /// What `input` says, in as few bytes as a choice needs, so that a changed byte is another choice.
     pub(crate) fn from_input(input: &[u8]) -> Self {
-        Self { input: input.to_vec().into_iter(), ..Self::new(1) }
+        Self { input: Vec::from(input).into_iter(), ..Self::new(1) }
     }
 
     /// Whether everything that the fuzzer has said is done.
