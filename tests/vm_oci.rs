@@ -155,7 +155,10 @@ fn what_a_machine_cannot_do_is_refused_by_name() {
                 "or with the host's",
             ),
             (
-                set("/linux/devices", json!([{ "path": "/dev/sda", "type": "b", "major": 8, "minor": 0 }])),
+                set(
+                    "/linux/devices",
+                    json!([{ "path": "/dev/dri/card0", "type": "c", "major": 226, "minor": 0 }]),
+                ),
                 "linux.devices[0]",
             ),
             (set("/linux/intelRdt", json!({ "closID": "x" })), "linux.intelRdt"),

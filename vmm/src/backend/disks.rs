@@ -31,7 +31,7 @@ pub fn open(spec: &Spec) -> Result<Vec<Opened>> {
     let linux = spec.linux().as_ref();
     let rules = linux.and_then(|linux| linux.resources().as_ref()?.devices().as_deref()).unwrap_or_default();
     let listed = linux.and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
-    let disks = listed.iter().filter(|device| device.typ() == LinuxDeviceType::B).enumerate();
+    let disks = listed.iter().enumerate().filter(|(_, device)| device.typ() == LinuxDeviceType::B);
     disks.map(|(index, device)| open_one(index, device, rules)).collect()
 }
 
@@ -39,7 +39,11 @@ fn open_one(index: usize, device: &LinuxDevice, rules: &[LinuxDeviceCgroup]) -> 
     let (major, minor) = (device.major(), device.minor());
     let place = device.path().display();
     let failed = |source| {
-        Error::failed("attach to the microVM", format!("block device {major}:{minor} ({place})"), source)
+        Error::failed(
+            "attach to the microVM",
+            format!("linux.devices[{index}] ({place}), block device {major}:{minor} of the host"),
+            source,
+        )
     };
     let path = device_file(major, minor).map_err(failed)?;
     let access = access(rules, major, minor);
