@@ -24,7 +24,8 @@ main() {
     RKVM=$out/release/rkvm
     # The guest's kernel and init are the same in every build.
     if [ ! -e "$out/release/guest" ] && [ -e "$out/debug/guest" ]; then export RKVM_GUEST=$out/debug/guest; fi
-    RKVM_ROOT=$(mktemp -d /tmp/rkvm-bench.XXXXXX)
+    # Short: Podman takes no longer path than 50 characters for what it keeps below it.
+    RKVM_ROOT=$(mktemp -d /tmp/rkvmb.XXXXXX)
     export RKVM_ROOT
     trap 'leave' EXIT
     "$RKVM" load -q -i .cache/images/busybox.tar

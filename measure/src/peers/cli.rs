@@ -249,7 +249,8 @@ fn podman_globals(folder: &Path) -> Result<Vec<OsString>> {
     let own = folder.join("podman");
     make_folder(&own)?;
     let mut globals: Vec<OsString> = vec![];
-    for (flag, name) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
+    // Podman takes at most 50 characters for its runroot.
+    for (flag, name) in [("--root", "root"), ("--runroot", "r"), ("--tmpdir", "tmp")] {
         globals.extend([flag.into(), own.join(name).into()]);
     }
     globals.extend(["--cgroup-manager=cgroupfs", "--events-backend=file"].map(OsString::from));
