@@ -24,6 +24,7 @@ const FAILED: i32 = 125;
 
 /// Runs the machine of the plan that this process was started with. Never returns.
 pub fn main() -> ! {
+    sys::one_arena();
     let (plan, channel) = match inherited() {
         Ok(both) => both,
         Err(error) => {
