@@ -4,7 +4,7 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use rkvm_testing::{Isolation, Sandbox, in_both_isolations};
+use rkvm_testing::{Isolation, Sandbox, in_both_isolations, wait};
 
 in_both_isolations! {
     the_write_layer_lasts_as_long_as_the_container,
@@ -34,7 +34,12 @@ fn the_write_layer_lasts_as_long_as_the_container(isolation: Isolation) {
     assert_eq!(sandbox.rkvm(["start", "-a", "box"]).ok().text(), "2");
     sandbox.rkvm(["rm", "box"]).ok();
     assert_eq!(run(&sandbox, &[], script).text(), "1");
-    assert_eq!(std::fs::read_dir(sandbox.root().join("lib/containers")).unwrap().count(), 0);
+    // `--rm` forgets the container before it tells the end, and removes its files after.
+    assert!(sandbox.rkvm(["ps", "-aq"]).ok().text().is_empty());
+    let containers = sandbox.root().join("lib/containers");
+    wait::until("the files of a removed container to go", || {
+        (std::fs::read_dir(&containers).unwrap().count() == 0).then_some(())
+    });
 }
 
 /// It has `/proc` in it, and others whose file systems cannot be idmapped, and the engine's own folder.

@@ -114,7 +114,7 @@ pub fn find(kind: KvmKind, annotations: &HashMap<String, String>) -> Result<Arti
 /// # Errors
 /// The annotation is no number of seconds.
 pub fn boot_timeout(annotations: &HashMap<String, String>) -> Result<Duration> {
-    let Some(text) = annotations.get(BOOT_TIMEOUT) else { return Ok(Duration::from_secs(10)) };
+    let Some(text) = annotations.get(BOOT_TIMEOUT) else { return Ok(Duration::from_secs(30)) };
     match text.parse() {
         Ok(seconds @ 1..=3600) => Ok(Duration::from_secs(seconds)),
         _ => Err(Error::invalid_spec(
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn a_boot_may_be_given_more_time() {
         let of = |text: &str| boot_timeout(&HashMap::from([(BOOT_TIMEOUT.to_owned(), text.to_owned())]));
-        assert_eq!(boot_timeout(&HashMap::new()).unwrap(), Duration::from_secs(10));
+        assert_eq!(boot_timeout(&HashMap::new()).unwrap(), Duration::from_secs(30));
         assert_eq!(of("2").unwrap(), Duration::from_secs(2));
         for text in ["", "0", "-1", "3601", "1m"] {
             assert!(of(text).unwrap_err().to_string().contains(BOOT_TIMEOUT), "{text:?}");
