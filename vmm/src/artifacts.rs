@@ -109,7 +109,7 @@ pub fn find(kind: KvmKind, annotations: &HashMap<String, String>) -> Result<Arti
     })
 }
 
-/// How long a guest may take to become ready: what `annotations` say, and otherwise forty times what it takes on an idle host.
+/// How long a guest may take to become ready: what `annotations` say, and otherwise a hundred times what it takes on an idle host.
 ///
 /// # Errors
 /// The annotation is no number of seconds.
