@@ -14,10 +14,10 @@ pub fn print(text: &str) -> Result<()> {
     write(text).context("cannot write to standard output")
 }
 
-/// As [`print`], with a newline at the end.
+/// As [`print()`], with a newline at the end.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub fn line(text: impl Display) -> Result<()> {
     print(&format!("{text}\n"))
 }

@@ -19,13 +19,12 @@ fn sandbox() -> Option<Sandbox> {
 
 /// Runs `script` in a machine with all rights over its own kernel, on the bridge, so that there is a tap that could be left.
 fn run(sandbox: &Sandbox, flags: &[&str], script: &str) -> Output {
-    let output = sandbox
+    sandbox
         .rkvm(["run", "--name", "box", "--privileged"])
         .args(flags)
         .args(["busybox", "sh", "-c", script])
         .limit(Duration::from_secs(120))
-        .run();
-    output
+        .run()
 }
 
 /// Takes more memory than the machine has; the kernel is to promise it first.
