@@ -112,6 +112,7 @@ fn what_a_program_wrote_is_on_the_host_when_its_end_is_reported() {
             assert!(text.chunks(4096).all(|page| page.starts_with(b"seen")), "{isolation:?} {name}");
             assert_eq!(std::fs::read(folder.path().join(name.to_owned() + ".last")).unwrap(), b"words");
         }
+        sandbox.rkvm(["rm", "writer"]).ok();
     }
 }
 
