@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -63,10 +63,14 @@ pub struct Vm {
 /// process ends, nobody waits for it. The guest's memory is not kept by it.
 static ENDED: Mutex<Option<OwnedFd>> = Mutex::new(None);
 
+fn last_ended() -> MutexGuard<'static, Option<OwnedFd>> {
+    ENDED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Drop for Vm {
     fn drop(&mut self) {
         if let Some(machine) = self.machine.take() {
-            let before = ENDED.lock().unwrap_or_else(PoisonError::into_inner).replace(machine);
+            let before = last_ended().replace(machine);
             drop(before);
         }
     }
@@ -271,13 +275,18 @@ impl Workload for Vm {
         if self.is_alive() {
             self.destroy()?;
         }
-        self.stored.cgroup.kill_all()?;
         if let Some(process) = &self.process
             && !has_ended(process, PollTimeout::from(10_000u16))
         {
             let error = std::io::Error::from_raw_os_error(libc::ETIMEDOUT);
             return Err(Error::failed("kill", &self.id, error));
         }
+        // Before Linux 6.13, KVM on hardware keeps a kernel thread (kvm-nx-lpage-recovery) in the cgroup of whoever made the machine. No
+        // signal ends it: it goes with the machine's last descriptor.
+        if !self.stored.cgroup.processes()?.is_empty() {
+            drop((self.machine.take(), last_ended().take()));
+        }
+        self.stored.cgroup.kill_all()?;
         self.stored.cgroup.remove()
     }
 }
