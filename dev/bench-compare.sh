@@ -20,10 +20,11 @@ main() {
     dev/images.sh busybox nginx
     [ ! -w /dev/kvm ] || dev/guest.sh
     cargo build --quiet --release --workspace --bins
-    local out=${CARGO_TARGET_DIR:-$PWD/target}/x86_64-unknown-linux-gnu
+    # As it is typed: reports keep the command line.
+    local out=${CARGO_TARGET_DIR:-target}/x86_64-unknown-linux-gnu
     RKVM=$out/release/rkvm
     # The guest's kernel and init are the same in every build.
-    if [ ! -e "$out/release/guest" ] && [ -e "$out/debug/guest" ]; then export RKVM_GUEST=$out/debug/guest; fi
+    if [ ! -e "$out/release/guest" ] && [ -e "$out/debug/guest" ]; then RKVM_GUEST=$(realpath "$out/debug/guest") && export RKVM_GUEST; fi
     # Short: Podman takes no longer path than 50 characters for what it keeps below it.
     RKVM_ROOT=$(mktemp -d /tmp/rkvmb.XXXXXX)
     export RKVM_ROOT

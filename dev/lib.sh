@@ -86,10 +86,20 @@ log_file() {
 # What the benchmarks have written: a file for each, and the page that joins them.
 BENCH_DOCS=docs/benchmarks
 
+# What a section was measured on, and when.
+machine() {
+    local processor kernel=Linux kvm='no KVM'
+    processor=$(awk -F ': ' '/^model name/ { print $2; exit }' /proc/cpuinfo)
+    kernel+=" $(uname -r | grep -oE '^[0-9.]+')"
+    if [ -e /sys/module/kvm_pvm ]; then kvm='KVM without hardware support (PVM)'; elif [ -e /dev/kvm ]; then kvm=KVM; fi
+    printf 'Measured on %s, %s processors, %s, %s; rkvm %s, %s.\n' "${processor:-an unnamed processor}" "$(nproc)" "$kernel" "$kvm" \
+        "$(git describe --always --dirty 2>/dev/null || echo 'of unknown commit')" "$(date -u +%F)"
+}
+
 # Standard input becomes the section of benchmark $1.
 write_bench_section() {
     mkdir -p "$BENCH_DOCS"
-    cat >"$BENCH_DOCS/$1.md.new"
+    { cat && printf '\n' && machine; } >"$BENCH_DOCS/$1.md.new"
     mv "$BENCH_DOCS/$1.md.new" "$BENCH_DOCS/$1.md"
     write_bench_page
     say "$BENCH_DOCS/$1.md and $BENCH_DOCS.md are written"

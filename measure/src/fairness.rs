@@ -115,6 +115,15 @@ pub fn before(host: &Host, question: &Question, involves: Involves) -> Vec<Findi
             "echo madvise >/sys/kernel/mm/transparent_hugepage/enabled",
         )
     }));
+    add(host.reports_free_pages.then(|| {
+        note(
+            "free-page-reporting",
+            "this host gives memory that has been free for seconds back to the hypervisor below",
+            "the first use of such memory costs many times as much, for a VM most of all, whose memory comes 2 MiB at a time: starts \
+             after a pause, or that need more memory than the ones before (--density, --parallel), are longer than those in quick succession",
+            "keep the warm-ups, and do not read a single start; or run the host without free page reporting",
+        )
+    }));
     add((host.mitigations > 0).then(|| {
         note(
             "mitigations",

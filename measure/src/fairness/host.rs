@@ -33,12 +33,18 @@ pub struct Host {
     pub swap_used: bool,
     /// Mode of transparent huge pages.
     pub thp: String,
+    /// Free memory is given back to a hypervisor (virtio balloon with free page reporting).
+    pub reports_free_pages: bool,
     /// Vulnerabilities against which something is done.
     pub mitigations: usize,
 }
 
 /// How long the host is watched for other load.
 const WATCH: Duration = Duration::from_millis(500);
+/// The devices that the balloon's driver serves.
+const BALLOONS: &str = "sys/bus/virtio/drivers/virtio_balloon";
+/// VIRTIO_BALLOON_F_PAGE_REPORTING (virtio 1.2, section 5.5.3).
+const PAGE_REPORTING: usize = 5;
 /// Kernel messages of this level (informational) are printed for each link.
 const INFORMATIONAL: u32 = 6;
 
@@ -83,6 +89,7 @@ impl Host {
             swap_on: swap > 0,
             swap_used: free < swap,
             thp: chosen(&text("sys/kernel/mm/transparent_hugepage/enabled")),
+            reports_free_pages: reports_free_pages(&root.join(BALLOONS)),
             mitigations: mitigations(root).values().filter(|state| state.starts_with("Mitigation")).count(),
         }
     }
@@ -98,6 +105,13 @@ pub fn mitigations(root: &Path) -> BTreeMap<String, String> {
             Some((entry.file_name().into_string().ok()?, state.trim().to_owned()))
         })
         .collect()
+}
+
+/// A balloon of the host has agreed to report free pages; sysfs shows a device's features as a digit a bit, bit 0 first.
+fn reports_free_pages(balloons: &Path) -> bool {
+    let devices = fs::read_dir(balloons).into_iter().flatten().flatten();
+    let mut features = devices.filter_map(|entry| fs::read(entry.path().join("features")).ok());
+    features.any(|bits| bits.get(PAGE_REPORTING) == Some(&b'1'))
 }
 
 /// The first processor has this flag.

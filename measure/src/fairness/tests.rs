@@ -52,6 +52,7 @@ fn each_distortion_is_found_alone() {
         ("swap", Host { swap_on: true, swap_used: true, ..fair() }),
         ("swap", Host { swap_on: true, ..fair() }),
         ("huge-pages", Host { thp: "always".to_owned(), ..fair() }),
+        ("free-page-reporting", Host { reports_free_pages: true, ..fair() }),
         ("mitigations", Host { mitigations: 4, ..fair() }),
     ];
     for (id, host) in hosts {
@@ -105,6 +106,7 @@ fn a_host_is_read_from_its_files() {
         ("sys/devices/system/cpu/vulnerabilities/mds", "Not affected\n"),
         ("sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never\n"),
         ("sys/class/dmi/id/sys_vendor", "QEMU\n"),
+        ("sys/bus/virtio/drivers/virtio_balloon/virtio3/features", "0110010100000000\n"),
     ] {
         let path = root.path().join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -117,6 +119,7 @@ fn a_host_is_read_from_its_files() {
         governor: Some("schedutil".to_owned()),
         hypervisor: Some("QEMU".to_owned()),
         kvm: "none".to_owned(),
+        reports_free_pages: true,
         cgroup: "v2".to_owned(),
         swap_on: true,
         swap_used: true,
