@@ -93,7 +93,7 @@ machine() {
     kernel+=" $(uname -r | grep -oE '^[0-9.]+')"
     if [ -e /sys/module/kvm_pvm ]; then kvm='KVM without hardware support (PVM)'; elif [ -e /dev/kvm ]; then kvm=KVM; fi
     printf 'Measured on %s, %s processors, %s, %s; rkvm %s, %s.\n' "${processor:-an unnamed processor}" "$(nproc)" "$kernel" "$kvm" \
-        "$(git describe --always --dirty 2>/dev/null || echo 'of unknown commit')" "$(date -u +%F)"
+        "$(git rev-parse --short HEAD 2>/dev/null || echo 'of unknown commit')" "$(date -u +%F)"
 }
 
 # Standard input becomes the section of benchmark $1.
