@@ -91,6 +91,27 @@ fn a_full_disk_is_told() {
 }
 
 #[test]
+fn output_of_a_container_that_cannot_be_written_is_told_and_no_success() {
+    let sandbox = Sandbox::new();
+    sandbox.load_busybox();
+    sandbox.rkvm(["run", "-d", "--network", "none", "--name", "there", "busybox", "sleep", "1000"]).ok();
+    for command in ["run --network none --rm busybox", "exec there"] {
+        let full = |program: &str, end: &str| sh(&sandbox, &format!("rkvm {command} {program} {end}"));
+        let output = full("echo words", "> /dev/full");
+        assert_eq!(output.code, 125, "{command}: {output}");
+        let told = output.stderr().matches("cannot write to standard output: No space left").count();
+        assert_eq!(told, 1, "{command}: {output}");
+        // The program goes on to its end, and its own failure comes first.
+        assert_eq!(full("sh -c 'echo words; exit 7'", "> /dev/full").code, 7);
+        assert_eq!(full("sh -c 'echo words >&2'", "2> /dev/full").code, 125);
+        // Nothing was written, so nothing is lost; nor when the reader has what it wanted.
+        assert_eq!(full("true", "> /dev/full").code, 0);
+        assert_eq!(full("seq 100000", "| head -1; exit ${PIPESTATUS[1]}").text(), "1");
+    }
+    sandbox.rkvm(["rm", "-f", "there"]).ok();
+}
+
+#[test]
 fn a_reader_that_has_gone_is_no_error() {
     let (sandbox, fill) = sandbox();
     for line in SHOWS {

@@ -1,6 +1,7 @@
 //! A client attached to a container: standard streams, terminal, signals, detach keys.
 
 pub mod keys;
+mod outputs;
 pub mod relay;
 mod sys;
 pub mod terminal;
@@ -14,9 +15,11 @@ use nix::sys::signal::{SigSet, Signal as Named};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rkvm_engine::Error;
 use rkvm_engine::client::Connection;
+use rkvm_engine::log::Stream;
 use rkvm_engine::protocol::{Exited, Kind, StartFailed, Started, push_frame};
 
 use keys::{DetachKeys, Scanner};
+use outputs::Outputs;
 use terminal::RawMode;
 
 /// How a client is attached.
@@ -76,6 +79,7 @@ pub fn attach(
         waiting: Vec::new(),
         stdin: options.stdin,
         scanner: (raw.is_some() || options.tty).then(|| Scanner::new(options.detach_keys.clone())),
+        outputs: Outputs::default(),
     };
     attached.connection.socket.set_nonblocking(true)?;
     loop {
@@ -150,6 +154,7 @@ struct Attached<'a> {
     waiting: Vec<u8>,
     stdin: bool,
     scanner: Option<Scanner>,
+    outputs: Outputs,
 }
 
 impl Attached<'_> {
@@ -196,11 +201,15 @@ impl Attached<'_> {
         loop {
             while let Some((kind, payload)) = self.connection.decoder.next_frame()? {
                 match kind {
-                    Kind::Stdout => write_all(io::stdout(), &payload),
-                    Kind::Stderr => write_all(io::stderr(), &payload),
+                    Kind::Stdout => self.outputs.write(Stream::Stdout, &payload),
+                    Kind::Stderr => self.outputs.write(Stream::Stderr, &payload),
                     Kind::Started => on_start(self.parse(&payload)?),
                     Kind::Failed => return Ok(Some(End::Failed(self.parse(&payload)?))),
-                    Kind::Exited => return Ok(Some(End::Exited(self.parse(&payload)?))),
+                    Kind::Exited => {
+                        let exited: Exited = self.parse(&payload)?;
+                        let exit_code = self.outputs.exit_code(exited.exit_code);
+                        return Ok(Some(End::Exited(Exited { exit_code, ..exited })));
+                    }
                     _ => {}
                 }
             }
@@ -264,9 +273,4 @@ impl Attached<'_> {
             }
         }
     }
-}
-
-/// Output of the container whose reader is gone is dropped, as with Docker: the container goes on.
-fn write_all(mut to: impl Write, bytes: &[u8]) {
-    let _ = to.write_all(bytes).and_then(|()| to.flush());
 }

@@ -10,14 +10,15 @@ use rkvm_engine::log::Stream;
 use rkvm_engine::stdio::Streams;
 
 use super::keys::{DetachKeys, Scanner};
+use super::outputs::Outputs;
 use super::terminal::{self, RawMode};
-use super::{SignalProxy, watch_signals, write_all};
+use super::{SignalProxy, watch_signals};
 
 /// Why relaying is over.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum End {
-    /// The process has ended, and its output has been passed on.
-    Ended,
+    /// The process has ended, and its output has been passed on, as far as these took it.
+    Ended(Outputs),
     /// The detach keys were typed.
     Detached,
     /// The client got this signal.
@@ -35,18 +36,19 @@ pub fn relay(streams: &mut Streams, ended: &OwnedFd, feeds: bool, keys: Option<D
     let raw = if tty && feeds { RawMode::enter()? } else { None };
     let mut scanner = keys.map(Scanner::new);
     let mut feeds = feeds;
+    let mut outputs = Outputs::default();
     loop {
         let ready = wait(streams, ended, signals.as_ref(), feeds)?;
         for stream in [Stream::Stdout, Stream::Stderr] {
             if ready.ended {
-                while pass_on(streams, stream) {}
+                while pass_on(streams, stream, &mut outputs) {}
             } else {
-                pass_on(streams, stream);
+                pass_on(streams, stream, &mut outputs);
             }
         }
         if ready.ended {
             drop(raw);
-            return Ok(End::Ended);
+            return Ok(End::Ended(outputs));
         }
         streams.flush();
         if let Some(signals) = &signals
@@ -115,15 +117,12 @@ fn wait(streams: &Streams, ended: &OwnedFd, signals: Option<&SignalFd>, feeds: b
 }
 
 /// Passes on what is there now of one stream; whether there may be more.
-fn pass_on(streams: &mut Streams, stream: Stream) -> bool {
+fn pass_on(streams: &mut Streams, stream: Stream, outputs: &mut Outputs) -> bool {
     let mut buffer = [0; 16 << 10];
     match streams.read(stream, &mut buffer) {
         None | Some([]) => false,
         Some(bytes) => {
-            match stream {
-                Stream::Stdout => write_all(io::stdout(), bytes),
-                Stream::Stderr => write_all(io::stderr(), bytes),
-            }
+            outputs.write(stream, bytes);
             true
         }
     }

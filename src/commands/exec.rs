@@ -92,7 +92,7 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
     let ended = stdio::watch_end(running.pid())?;
     let keys = args.tty.then_some(args.detach_keys);
     match relay::relay(&mut streams, &ended, feeds, keys)? {
-        relay::End::Ended => Ok(running.wait().map_err(Error::from)?.code()),
+        relay::End::Ended(outputs) => Ok(outputs.exit_code(running.wait().map_err(Error::from)?.code())),
         relay::End::Detached => Ok(0),
         relay::End::Signaled(number) => Ok(128 + number as u8),
     }
