@@ -96,6 +96,14 @@ fn csv_has_one_line_a_start_and_empty_cells_for_absent_phases() {
 }
 
 #[test]
+fn percentiles_of_too_few_starts_are_called_so_in_every_table() {
+    let report = report();
+    for table in [text::report(&report), markdown::render(&report), latex::render(&report)] {
+        assert!(table.contains("Not reliable: with "), "{table}");
+    }
+}
+
+#[test]
 fn a_partial_report_says_so_in_every_output() {
     let mut report = report();
     report.completion = Completion::Partial { reason: "interrupted".to_owned(), done: 3, planned: 20 };

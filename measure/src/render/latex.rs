@@ -22,13 +22,14 @@ pub fn render(report: &Report) -> String {
 fn whole(out: &mut String, report: &Report) {
     let image = escape(&report.question.image);
     let runs = report.question.runs;
+    let remarks = [facts::partial(report), facts::thin(report)].into_iter().flatten();
+    let remarks: String = remarks.map(|text| format!(" {}", escape(&text))).collect();
     begin(
         out,
         &format!(
             "Start of \\texttt{{{image}}} until \\texttt{{{}}}, milliseconds: median with 95\\,\\% bootstrap interval, \
-             percentiles, {runs} runs each.{}",
+             percentiles, {runs} runs each.{remarks}",
             escape(&report.question.ready),
-            facts::partial(report).map(|text| format!(" {}", escape(&text))).unwrap_or_default()
         ),
         "tab:rkvm-start",
         "lrrrr",
