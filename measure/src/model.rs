@@ -121,7 +121,7 @@ pub struct Provenance {
     pub memory: u64,
     /// The host kernel's release and version.
     pub kernel: String,
-    /// The host kernel's command line.
+    /// Of the host kernel's command line what matters to figures.
     pub kernel_command_line: String,
     /// File name below /sys/devices/system/cpu/vulnerabilities and its content.
     pub mitigations: BTreeMap<String, String>,
@@ -135,7 +135,7 @@ pub struct Provenance {
     pub governor: Option<String>,
     /// SHA-256 of the guest kernel's file, hexadecimal; `None` when no microVM took part.
     pub guest_kernel_sha256: Option<String>,
-    /// Path of the guest kernel.
+    /// File name of the guest kernel.
     pub guest_kernel: Option<String>,
     /// Digest of the image's manifest.
     pub image_digest: String,

@@ -46,7 +46,7 @@ pub fn provenance(report: &Report) -> Vec<Fact> {
         ("CPU", format!("{}, {} processors", from.cpu, from.cpus)),
         ("Memory", format!("{} MiB", from.memory >> 20)),
         ("Kernel", from.kernel.clone()),
-        ("Kernel command line", from.kernel_command_line.clone()),
+        ("Kernel parameters", from.kernel_command_line.clone()),
         ("KVM", from.kvm.clone()),
         ("This host is a guest of", or_unknown(&from.hypervisor)),
         ("Control groups", from.cgroup.clone()),

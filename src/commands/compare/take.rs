@@ -267,7 +267,7 @@ fn describe(
     {
         let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         provenance.guest_kernel_sha256 = Some(Digest::of(&bytes).hex().to_owned());
-        provenance.guest_kernel = Some(path.display().to_string());
+        provenance.guest_kernel = path.file_name().map(|name| name.to_string_lossy().into_owned());
     }
     Ok(())
 }
