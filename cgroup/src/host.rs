@@ -28,12 +28,17 @@ pub(super) struct Mounts {
     pub v2: Option<PathBuf>,
 }
 
+/// Whether the unified hierarchy is mounted at /sys/fs/cgroup, as on a host without v1.
+pub fn is_unified() -> bool {
+    statfs(CONVENTION).is_ok_and(|stat| stat.filesystem_type() == CGROUP2_SUPER_MAGIC)
+}
+
 /// Finds the mounted hierarchies: one `statfs` on a v2 host, one read of mountinfo on the others.
 ///
 /// # Errors
 /// No hierarchy is mounted, or mountinfo cannot be read.
 pub(super) fn discover() -> Result<Mounts> {
-    if statfs(CONVENTION).is_ok_and(|stat| stat.filesystem_type() == CGROUP2_SUPER_MAGIC) {
+    if is_unified() {
         return Ok(Mounts { v1: vec![], v2: Some(CONVENTION.into()) });
     }
     let text = fs::read_to_string("/proc/self/mountinfo")

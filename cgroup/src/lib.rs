@@ -30,6 +30,7 @@ use rkvm_oci::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 pub use entrance::{Born, Entrance};
+pub use host::is_unified;
 pub use v1::V1;
 pub use v2::V2;
 

@@ -79,9 +79,18 @@ fn failed(plan: &Plan, what: &str) -> impl Fn(std::io::Error) -> Error {
 /// # Errors
 /// The host has no cgroups, or they cannot be mounted.
 pub fn mount(plan: &Plan, place: Place<'_>) -> Result<()> {
-    let mountinfo = fs::read_to_string("/proc/self/mountinfo").map_err(failed(plan, ""))?;
-    let hierarchies = hierarchies(&mountinfo);
-    let own = own_paths(&fs::read_to_string("/proc/self/cgroup").map_err(failed(plan, ""))?);
+    let read = |path: &str| fs::read_to_string(path).map_err(failed(plan, ""));
+    // With a namespace of its own, a container sees a hierarchy from its root on, wherever the host has it.
+    let (hierarchies, own) = if !place.cgroup_namespace {
+        (hierarchies(&read("/proc/self/mountinfo")?), own_paths(&read("/proc/self/cgroup")?))
+    } else if rkvm_cgroup::is_unified() {
+        (
+            vec![Hierarchy { mount_point: "/sys/fs/cgroup".into(), root: "/".into(), options: vec![] }],
+            HashMap::new(),
+        )
+    } else {
+        (hierarchies(&read("/proc/self/mountinfo")?), HashMap::new())
+    };
     let target = target::ensure(place.root, &plan.destination, Kind::Folder)?;
     let v1: Vec<&Hierarchy> = hierarchies.iter().filter(|one| !one.options.is_empty()).collect();
     if v1.is_empty() {

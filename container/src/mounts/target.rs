@@ -61,9 +61,36 @@ pub fn ensure_folder(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
         .map_err(|source| Error::failed("open folder in the container", path.display(), source))
 }
 
+/// Makes the last component of `path`, when that is all there is to make: what the walk of [`make`] does in a third of the system calls.
+/// `None`: it is not, or something (a symlink that leads nowhere, say) has the name.
+fn make_last(root: BorrowedFd<'_>, path: &Path, kind: Kind) -> io::Result<Option<OwnedFd>> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(None) };
+    let Ok(folder) = open_in_root(root, parent, libc::O_PATH | libc::O_DIRECTORY) else { return Ok(None) };
+    match make_entry(folder.as_fd(), Path::new(name), kind) {
+        // By the kernel again: whoever shares the folder may have put something else there by now.
+        Ok(()) => open_in_root(root, path, libc::O_PATH).map(Some),
+        Err(nix::Error::EEXIST) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Makes `name` in `folder`. What has the name already is an error (`EEXIST`), whatever it is.
+fn make_entry(folder: BorrowedFd<'_>, name: &Path, kind: Kind) -> nix::Result<()> {
+    match kind {
+        Kind::Folder => mkdirat(folder, name, Mode::from_bits_truncate(0o755)),
+        Kind::File => {
+            let create = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+            openat(folder, name, create, Mode::from_bits_truncate(0o644)).map(drop)
+        }
+    }
+}
+
 /// Makes `path` one component after the other. A symlink that leads nowhere is followed as the container would follow it: its
 /// target is made.
 fn make(root: BorrowedFd<'_>, path: &Path, kind: Kind) -> io::Result<OwnedFd> {
+    if let Some(made) = make_last(root, path, kind)? {
+        return Ok(made);
+    }
     let mut left: Vec<PathBuf> = components(path);
     let mut done = PathBuf::from("/");
     let mut links = 0;
@@ -75,21 +102,12 @@ fn make(root: BorrowedFd<'_>, path: &Path, kind: Kind) -> io::Result<OwnedFd> {
             continue;
         }
         let last = left.is_empty();
-        let as_folder = !last || kind == Kind::Folder;
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let found = match openat(folder.as_fd(), &name, flags, Mode::empty()) {
             Err(nix::Error::ENOENT) => {
-                if as_folder {
-                    match mkdirat(folder.as_fd(), &name, Mode::from_bits_truncate(0o755)) {
-                        Ok(()) | Err(nix::Error::EEXIST) => {}
-                        Err(errno) => return Err(errno.into()),
-                    }
-                } else {
-                    let create = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-                    match openat(folder.as_fd(), &name, create, Mode::from_bits_truncate(0o644)) {
-                        Ok(_) | Err(nix::Error::EEXIST) => {}
-                        Err(errno) => return Err(errno.into()),
-                    }
+                match make_entry(folder.as_fd(), &name, if last { kind } else { Kind::Folder }) {
+                    Ok(()) | Err(nix::Error::EEXIST) => {}
+                    Err(errno) => return Err(errno.into()),
                 }
                 openat(folder.as_fd(), &name, flags, Mode::empty())?
             }
@@ -152,6 +170,15 @@ mod tests {
         assert!(inside.join("made/deep").is_dir());
         ensure(fd.as_fd(), Path::new("/relative/file"), Kind::File).unwrap();
         assert!(path.join("tmp/file").is_file());
+        // All but the last component is there, by way of links, and the last is a link that leads nowhere.
+        ensure(fd.as_fd(), Path::new("/absolute/made/deep/er"), Kind::Folder).unwrap();
+        assert!(inside.join("made/deep/er").is_dir());
+        symlink("../dangling", inside.join("made/deep/link")).unwrap();
+        ensure(fd.as_fd(), Path::new("/absolute/made/deep/link"), Kind::File).unwrap();
+        assert!(inside.join("made/dangling").is_file());
+        symlink("/dangling", inside.join("made/deep/out")).unwrap();
+        ensure(fd.as_fd(), Path::new("/absolute/made/deep/out"), Kind::Folder).unwrap();
+        assert!(path.join("dangling").is_dir());
         ensure(fd.as_fd(), Path::new("/../../up"), Kind::Folder).unwrap();
         assert!(path.join("up").is_dir());
         assert!(ensure(fd.as_fd(), Path::new("/loop/x"), Kind::Folder).is_err());

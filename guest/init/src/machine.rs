@@ -95,10 +95,15 @@ impl Processors {
 
 fn mount(kind: &str, target: &str, flags: u64, data: &str) -> Result<()> {
     let failed = |source: io::Error| Error::failed("mount", target, source);
-    if !Path::new(target).is_dir() {
-        fs::create_dir_all(target).map_err(failed)?;
-    }
-    match sys::mount(kind, Path::new(target), kind, flags, data) {
+    let mount = || sys::mount(kind, Path::new(target), kind, flags, data);
+    let mounted = match mount() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(target).map_err(failed)?;
+            mount()
+        }
+        other => other,
+    };
+    match mounted {
         // The kernel may have mounted /dev already.
         Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(()),
         other => other.map_err(failed),

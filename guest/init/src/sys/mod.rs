@@ -1,6 +1,7 @@
 //! The system calls that std has no function for.
 
 pub mod heap;
+mod open;
 
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
