@@ -21,7 +21,6 @@ use rkvm_guest_protocol::marker;
 static HEAP: sys::heap::Heap = sys::heap::Heap::new();
 
 fn main() {
-    rkvm_linux::sys::memory::prefault();
     if let Err(error) = machine::first_mounts() {
         eprintln!("rkvm-init: {error}");
         machine::power_off();

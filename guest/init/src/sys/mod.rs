@@ -1,5 +1,6 @@
 //! The system calls that std has no function for.
 
+mod first;
 pub mod heap;
 mod open;
 
