@@ -51,6 +51,8 @@ measure() {
     say "${TITLES[$name]}"
     "$RKVM" compare --runs "$RUNS" --seed 1 --json "$BENCH_DOCS/$name.json" --svg "$BENCH_DOCS/$name.svg" \
         --markdown "$RKVM_ROOT/$name.md" "$@"
+    # Of paths in the repository, what does not depend on where it lies.
+    sed -i "s|$PWD/||g" "$BENCH_DOCS/$name.json"
 }
 
 write_sections() {

@@ -15,5 +15,5 @@ guest/kernel/build.sh >/dev/null
 quick=()
 [ -z "${RKVM_BENCH_QUICK:-}" ] || quick=(--boots 5)
 cargo bench --quiet -p rkvm-vmm --bench boot -- "${quick[@]}" | tee "$(log_file bench-vm)"
-bench_text "Boots of a microVM beside QEMU's" bench-vm | write_bench_section vm
-[ -n "${RKVM_BENCH_QUICK:-}" ] || dev/vm-io.sh
+[ -n "${RKVM_BENCH_QUICK:-}" ] || dev/vm-io.sh | tee -a "$(log_file bench-vm)"
+bench_text "A microVM beside QEMU's: boots, disk and network" bench-vm | write_bench_section vm
