@@ -113,16 +113,16 @@ fn a_log_is_rotated_and_can_be_off(isolation: Isolation) {
 
 fn two_clients_see_the_same_and_the_exit_code(isolation: Isolation) {
     let sandbox = sandbox(isolation);
-    let script = "read line; echo got $line; exit 4";
+    let script = "until read -t 1 line; do echo waits; done; echo got $line; exit 4";
     sandbox
         .rkvm(["run", "-d", "-i", "--network", "none", "--name", "both", "busybox", "sh", "-c", script])
         .ok();
     let watcher = sandbox.rkvm(["attach", "--no-stdin", "both"]).spawn();
-    // Only once the watcher is connected is its view complete.
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    wait::until("the watcher to be connected", || watcher.stdout().contains("waits").then_some(()));
     let feeder = sandbox.rkvm(["attach", "both"]).stdin("hello\n").run().expect_code(4);
-    assert_eq!(feeder.text(), "got hello");
-    assert_eq!(watcher.wait().expect_code(4).text(), "got hello");
+    for output in [feeder, watcher.wait().expect_code(4)] {
+        assert_eq!(output.text().lines().last(), Some("got hello"), "{output}");
+    }
     sandbox.rkvm(["attach", "both"]).fails("start it first");
     sandbox.rkvm(["rm", "both"]).ok();
 }

@@ -110,6 +110,13 @@ fn mount(kind: &str, target: &str, flags: u64, data: &str) -> Result<()> {
     }
 }
 
+/// Says why the machine ends on the console, the last way to say anything, and waits until the console has sent it: a serial line sends
+/// what it has when its interrupts come, which after [`power_off`] they do not.
+pub fn tell(reason: &str) {
+    eprintln!("rkvm-init: {reason}");
+    sys::drain_console();
+}
+
 /// Ends the machine. What is to be written has been ([`crate::root::take_apart`]).
 pub fn power_off() -> ! {
     sys::Marker::open().mark(marker::POWER_OFF);

@@ -22,17 +22,14 @@ static HEAP: sys::heap::Heap = sys::heap::Heap::new();
 
 fn main() {
     if let Err(error) = machine::first_mounts() {
-        eprintln!("rkvm-init: {error}");
+        machine::tell(&error.to_string());
         machine::power_off();
     }
     let mut marker = sys::Marker::open();
     marker.mark(marker::INIT);
     if let Err(error) = machine::load_modules().and_then(|()| events::run(&mut marker)) {
-        // The console is the last way to say anything.
-        eprintln!(
-            "rkvm-init: {error}: {}",
-            std::error::Error::source(&error).map_or(String::new(), ToString::to_string)
-        );
+        let source = std::error::Error::source(&error).map_or(String::new(), ToString::to_string);
+        machine::tell(&format!("{error}: {source}"));
     }
     machine::power_off();
 }

@@ -71,6 +71,12 @@ impl Marker {
     }
 }
 
+/// Waits until the console has sent all that standard error was given. Where standard error is no terminal there is nothing to wait for.
+pub fn drain_console() {
+    // SAFETY: no pointer is passed. An error means that it is no terminal.
+    unsafe { libc::tcdrain(libc::STDERR_FILENO) };
+}
+
 /// Loads a kernel module, packed or not.
 pub fn load_module(file: &File, packed: bool) -> io::Result<()> {
     // Not in the C library's headers (include/uapi/linux/module.h).
