@@ -32,6 +32,9 @@ pub struct Running {
     pub network: Option<NetworkState>,
     /// Host id of its user 0.
     pub uid_base: Option<u32>,
+    /// The tap of a microVM once more. The kernel takes 10 to 20 ms to remove one with its last descriptor: as part of the process's end,
+    /// whoever waits for that would wait for this too.
+    pub tap: Option<OwnedFd>,
     // Held as long as it runs: the range and the host ports are taken.
     _range: Option<UidRange>,
     _reservation: Option<Reservation>,
@@ -119,6 +122,8 @@ impl Launcher<'_> {
             stdio::give(&stdio, uid_base + uid).map_err(streams_failed)?;
         }
         let store = self.engine.paths.runtime();
+        let tap = link.as_ref().map(|link| link.tap.try_clone()).transpose();
+        let tap = tap.map_err(|source| Error::file("keep the link of", files.dir(), source))?;
         let options = CreateOptions {
             id: container.id(),
             bundle: &bundle,
@@ -142,6 +147,7 @@ impl Launcher<'_> {
             streams,
             network: reservation.as_ref().map(|held| network::state(held.lease(), &self.engine.paths.lib)),
             uid_base,
+            tap,
             _range: range,
             _reservation: reservation,
         })

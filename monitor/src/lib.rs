@@ -157,6 +157,7 @@ impl<'a> Monitor<'a> {
             let exit_code = running.workload.wait().map_or(255, ExitStatus::code);
             let oom_killed = exit_code != 0
                 && running.workload.stats().is_ok_and(|stats| stats.oom_kills.is_some_and(|kills| kills > 0));
+            let tap = running.tap.take();
             let trouble = self.clean(running);
             let run = Run { exit_code, oom_killed, trouble };
             // The policy may have been changed by `update`.
@@ -169,6 +170,7 @@ impl<'a> Monitor<'a> {
             if !again {
                 return self.finish(session, run);
             }
+            drop(tap);
             unmount(&container);
             let _ = self.record(|state| record_end(state, &run, ContainerStatus::Restarting, false));
             session.clients.tell(Kind::Exited, &Exited { exit_code, error: String::new(), last: false });

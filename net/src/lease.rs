@@ -146,6 +146,11 @@ impl Leases {
         remove_file(&self.path(&lease.container_id, lease.address))
     }
 
+    /// Says that a lease is being released, until what is returned is dropped ([`wait_for_releases`]).
+    pub(crate) fn begin_release(&self) -> Result<Flock<File>> {
+        lock_releases(&self.dir, FlockArg::LockShared)
+    }
+
     /// Removes the folder; the lock goes with it.
     pub(crate) fn remove_all(self) -> Result<()> {
         fs::remove_dir_all(&self.dir).map_err(Error::file("remove", &self.dir))
@@ -154,6 +159,20 @@ impl Leases {
     fn path(&self, container_id: &str, address: Ipv4Addr) -> PathBuf {
         self.dir.join("leases").join(format!("{container_id}@{address}"))
     }
+}
+
+/// Waits until every release that is under way has ended. Never with the folder locked: a release ends with a change in it.
+pub(crate) fn wait_for_releases(dir: &Path) -> Result<()> {
+    match lock_releases(dir, FlockArg::LockExclusive) {
+        Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.map(drop),
+    }
+}
+
+fn lock_releases(dir: &Path, how: FlockArg) -> Result<Flock<File>> {
+    let leases = dir.join("leases");
+    let file = File::open(&leases).map_err(Error::file("open", &leases))?;
+    Flock::lock(file, how).map_err(|(_, errno)| Error::file("lock", &leases)(errno.into()))
 }
 
 /// All leases, without the lock: each file is whole, and may be a moment old.

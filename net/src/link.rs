@@ -215,6 +215,18 @@ pub(crate) fn delete(socket: &mut Socket, name: &str) -> Result<()> {
     }
 }
 
+/// As [`delete`], of the link with this index: one that has got the name since stays.
+pub(crate) fn delete_index(socket: &mut Socket, index: u32) -> Result<()> {
+    let header = Ifinfomsg { ifi_index: index.cast_signed(), ..Ifinfomsg::new() };
+    let request = rt_link::Request::new().op_dellink_do(&header);
+    let mut batch = Batch::default();
+    batch.add(&request, "delete link", index.to_string());
+    match socket.execute(batch) {
+        Err(error) if is_errno(&error, libc::ENODEV) => Ok(()),
+        result => result,
+    }
+}
+
 /// The hardware address that goes with an address: locally administered, and the same whenever the address is given
 /// out again, so that neighbours' ARP caches stay right.
 pub(crate) fn mac_of(address: Ipv4Addr) -> [u8; 6] {

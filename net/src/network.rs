@@ -225,10 +225,25 @@ impl Network {
         self.release_if(container_id, |lease| lease.owner_pid == std::process::id())
     }
 
-    fn release_if(&self, container_id: &str, wanted: impl FnOnce(&Lease) -> bool) -> Result<()> {
+    fn release_if(&self, container_id: &str, wanted: impl Fn(&Lease) -> bool) -> Result<()> {
+        let Some(leases) = Leases::lock_existing(&self.dir)? else { return Ok(()) };
+        let Some(mut lease) = leases.find(container_id)?.filter(wanted) else { return Ok(()) };
+        if !lease.ports.is_empty() {
+            self.withdraw(&lease.ports)?;
+            lease.ports.clear();
+            leases.write(&lease)?;
+        }
+        let link = self.route(|socket| link::find(socket, &lease.host_link))?;
+        // Other containers need not wait for the kernel's grace periods: the lease keeps the address meanwhile.
+        let _under_way = leases.begin_release()?;
+        drop(leases);
+        if let Some(index) = link {
+            self.route(|socket| link::delete_index(socket, index))?;
+        }
         let Some(leases) = Leases::lock_existing(&self.dir)? else { return Ok(()) };
         match leases.find(container_id)? {
-            Some(lease) if wanted(&lease) => self.release_lease(&leases, &lease),
+            Some(now) if now == lease => leases.remove(&lease),
+            // Reserved anew since.
             _ => Ok(()),
         }
     }
@@ -263,6 +278,8 @@ impl Network {
     /// # Errors
     /// [`Error::InUse`] when a container has a lease.
     pub fn remove(&self) -> Result<()> {
+        // A container that has just ended is not in the way.
+        lease::wait_for_releases(&self.dir)?;
         let Some(leases) = Leases::lock_existing(&self.dir)? else { return Ok(()) };
         leases.settings()?;
         let count = leases.addresses()?.len();

@@ -25,6 +25,7 @@ const FAILED: i32 = 125;
 /// Runs the machine of the plan that this process was started with. Never returns.
 pub fn main() -> ! {
     sys::one_arena();
+    sys::make_room_for_descriptors();
     let (plan, channel) = match inherited() {
         Ok(both) => both,
         Err(error) => {
