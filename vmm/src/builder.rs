@@ -17,9 +17,10 @@ use crate::event_loop::EventLoop;
 use crate::events::Events;
 use crate::host::{self, Host};
 use crate::kernel::{self, Entry, Finds, Loaded};
-use crate::memory::{GuestMemory, Ram};
+use crate::memory::{self, GuestMemory, Ram};
 use crate::vcpu::{Control, Counters, Vcpu};
 use crate::virtio::mmio::{ACK_OFFSET, MmioTransport, NOTIFY_OFFSET};
+use crate::virtio::window::Windows;
 use crate::virtio::{Interrupt, VirtioDevice};
 use crate::vm::{Microvm, Parts};
 
@@ -43,6 +44,8 @@ pub fn build(host: &Host, config: VmConfig) -> Result<Microvm> {
     let vm = host.kvm.create_vm().map_err(Error::kvm("create a VM"))?;
     let ram = Ram::map(config.memory_mib, config.huge_pages)?;
     ram.register(&vm)?;
+    let registers = Windows::new(config.devices.len())?;
+    memory::show_windows(&vm, &registers)?;
     let memory = ram.memory();
     vm.create_irq_chip().map_err(Error::kvm("create the interrupt controllers"))?;
     vm.set_tss_address(layout::KVM_TSS).map_err(Error::kvm("place the TSS"))?;
@@ -54,7 +57,7 @@ pub fn build(host: &Host, config: VmConfig) -> Result<Microvm> {
     let kind = host::kind_of(&vcpu_fds[0], &supported);
 
     let event_loop = EventLoop::new()?;
-    let (bus, windows) = attach_devices(&vm, memory, &event_loop, config.devices)?;
+    let (bus, windows) = attach_devices(&vm, memory, &registers, &event_loop, config.devices)?;
 
     let kernel = kernel::load(memory, &config.kernel, config.protocol, kind, config.memory_mib)?;
     let initrd = match &config.initrd {
@@ -111,7 +114,7 @@ pub fn build(host: &Host, config: VmConfig) -> Result<Microvm> {
             control: Arc::clone(&control),
         });
     }
-    Ok(Microvm::new(Parts { vm, ram, event_loop, vcpus, control, events, ports, counters, kind }))
+    Ok(Microvm::new(Parts { vm, ram, registers, event_loop, vcpus, control, events, ports, counters, kind }))
 }
 
 /// The beginning of the command line: what the machine is like.
@@ -139,6 +142,7 @@ fn interrupt_lines(console: Console) -> Vec<u32> {
 fn attach_devices(
     vm: &VmFd,
     memory: &GuestMemory,
+    registers: &Windows,
     event_loop: &EventLoop,
     devices: Vec<Box<dyn VirtioDevice>>,
 ) -> Result<(MmioBus, Vec<Window>)> {
@@ -163,8 +167,8 @@ fn attach_devices(
         // Nobody reads it: what the guest acknowledges so is over with the write.
         vm.register_ioevent(&event()?, &IoEventAddress::Mmio(base + ACK_OFFSET), Interrupt::USED_BUFFER)
             .map_err(Error::kvm("connect an interrupt's acknowledgement"))?;
-        let interrupt = Interrupt::new(line);
-        bus.push(MmioTransport::new(device, memory.clone(), interrupt, notifiers, event_loop.endpoint()));
+        let (window, endpoint) = (registers.window(index), event_loop.endpoint());
+        bus.push(MmioTransport::new(device, memory.clone(), window, line, notifiers, endpoint));
         windows.push(Window { base, irq });
     }
     Ok((bus, windows))

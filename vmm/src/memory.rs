@@ -1,7 +1,7 @@
 //! Guest memory: anonymous, taken from the host only as the guest touches it.
 
-use kvm_bindings::kvm_userspace_memory_region;
-use kvm_ioctls::VmFd;
+use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
+use kvm_ioctls::{Cap, VmFd};
 use vm_memory::{
     GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
     MemoryRegionAddress,
@@ -10,6 +10,7 @@ use vm_memory::{
 use crate::arch::x86_64::layout;
 use crate::config::HugePages;
 use crate::error::{Error, Result};
+use crate::virtio::window::Windows;
 
 /// The guest's RAM as devices use it.
 pub type GuestMemory = GuestMemoryMmap<()>;
@@ -73,6 +74,30 @@ impl Ram {
         Ok(())
     }
 }
+
+/// Lets the guest read the registers of its devices without an exit. Writes to them exit as if nothing were there.
+///
+/// As [`Ram::register`], to be called before the interrupt controller is made.
+///
+/// # Errors
+/// KVM refuses the region.
+pub fn show_windows(vm: &VmFd, windows: &Windows) -> Result<()> {
+    if !vm.check_extension(Cap::ReadonlyMem) {
+        return Ok(());
+    }
+    let (host, bytes) = windows.place();
+    let region = kvm_userspace_memory_region {
+        slot: WINDOWS_SLOT,
+        flags: KVM_MEM_READONLY,
+        guest_phys_addr: layout::VIRTIO_MMIO_START,
+        memory_size: bytes as u64,
+        userspace_addr: host as u64,
+    };
+    sys::set_region(vm, region)
+}
+
+/// Behind those of [`Ram`].
+const WINDOWS_SLOT: u32 = 2;
 
 impl Drop for Ram {
     fn drop(&mut self) {

@@ -15,6 +15,7 @@ use crate::events::{End, Events, Marker};
 use crate::host::KvmKind;
 use crate::memory::Ram;
 use crate::vcpu::{self, Control, Counters, ExitCounts, Vcpu, Wanted};
+use crate::virtio::window::Windows;
 
 /// How long vCPUs may take to come out of the guest. They are interrupted, so it is milliseconds, except on a host that is
 /// out of processors.
@@ -80,12 +81,14 @@ pub struct Microvm {
     event_loop: EventLoop,
     vm: VmFd,
     _ram: Ram,
+    _registers: Windows,
 }
 
 /// What the builder has put together.
 pub(crate) struct Parts {
     pub vm: VmFd,
     pub ram: Ram,
+    pub registers: Windows,
     pub event_loop: EventLoop,
     pub vcpus: Vec<Vcpu>,
     pub control: Arc<Control>,
@@ -112,6 +115,7 @@ impl Microvm {
             event_loop: parts.event_loop,
             vm: parts.vm,
             _ram: parts.ram,
+            _registers: parts.registers,
         }
     }
 

@@ -44,9 +44,9 @@ pub(super) fn map(
     unsafe { MmapRegion::build_raw(aligned, bytes, PROTECTION, FLAGS) }.map_err(Into::into)
 }
 
-/// Gives KVM a region that lies within a mapping of [`super::Ram`].
+/// Gives KVM a region that lies within a mapping of [`super::Ram`], or the devices' windows, which live as long as the machine.
 pub(super) fn set_region(vm: &VmFd, region: kvm_userspace_memory_region) -> Result<()> {
-    // SAFETY: address and size are those of a mapping that stays for the process's life.
+    // SAFETY: address and size are those of a mapping that stays as long as the machine.
     unsafe { vm.set_user_memory_region(region) }.map_err(Error::kvm("register guest memory"))
 }
 

@@ -8,12 +8,11 @@ use std::sync::Arc;
 use event_manager::RemoteEndpoint;
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FAILED,
-    VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET,
+    VIRTIO_CONFIG_S_FEATURES_OK,
 };
 use virtio_bindings::virtio_mmio::{
-    VIRTIO_MMIO_CONFIG, VIRTIO_MMIO_CONFIG_GENERATION, VIRTIO_MMIO_DEVICE_FEATURES,
-    VIRTIO_MMIO_DEVICE_FEATURES_SEL, VIRTIO_MMIO_DEVICE_ID, VIRTIO_MMIO_DRIVER_FEATURES,
-    VIRTIO_MMIO_DRIVER_FEATURES_SEL, VIRTIO_MMIO_INTERRUPT_ACK, VIRTIO_MMIO_INTERRUPT_STATUS,
+    VIRTIO_MMIO_CONFIG, VIRTIO_MMIO_DEVICE_FEATURES, VIRTIO_MMIO_DEVICE_FEATURES_SEL, VIRTIO_MMIO_DEVICE_ID,
+    VIRTIO_MMIO_DRIVER_FEATURES, VIRTIO_MMIO_DRIVER_FEATURES_SEL, VIRTIO_MMIO_INTERRUPT_ACK,
     VIRTIO_MMIO_MAGIC_VALUE, VIRTIO_MMIO_QUEUE_AVAIL_HIGH, VIRTIO_MMIO_QUEUE_AVAIL_LOW,
     VIRTIO_MMIO_QUEUE_DESC_HIGH, VIRTIO_MMIO_QUEUE_DESC_LOW, VIRTIO_MMIO_QUEUE_NUM,
     VIRTIO_MMIO_QUEUE_NUM_MAX, VIRTIO_MMIO_QUEUE_READY, VIRTIO_MMIO_QUEUE_SEL, VIRTIO_MMIO_QUEUE_USED_HIGH,
@@ -23,6 +22,7 @@ use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::window::Window;
 use super::{Activation, FEATURE_EVENT_IDX, FEATURE_VERSION_1, Handler, Interrupt, VirtioDevice};
 use crate::error::Result;
 use crate::memory::GuestMemory;
@@ -34,8 +34,7 @@ const VENDOR: u32 = u32::from_le_bytes(*b"rkvm");
 /// Register that a driver writes to notify a queue; KVM signals the queue's descriptor without an exit.
 pub const NOTIFY_OFFSET: u64 = virtio_bindings::virtio_mmio::VIRTIO_MMIO_QUEUE_NOTIFY as u64;
 /// Register that a driver acknowledges interrupts at. Of [`Interrupt::USED_BUFFER`] alone KVM takes the write without an exit, and the
-/// transport does not hear of it: the bit stays in the status. So a driver whose configuration has changed also looks into its queues,
-/// for nothing, as it must be ready to; no event is lost, because each raises the line anew.
+/// transport does not hear of it.
 pub const ACK_OFFSET: u64 = VIRTIO_MMIO_INTERRUPT_ACK as u64;
 /// Registers of the selected shared memory region.
 const SHM_LEN_LOW: u32 = 0xb0;
@@ -68,6 +67,7 @@ struct QueueRegisters {
 pub struct MmioTransport {
     device: Box<dyn VirtioDevice>,
     memory: GuestMemory,
+    window: Window,
     interrupt: Interrupt,
     loop_endpoint: RemoteEndpoint<Handler>,
     handler: Option<event_manager::SubscriberId>,
@@ -91,19 +91,21 @@ impl std::fmt::Debug for MmioTransport {
 }
 
 impl MmioTransport {
-    /// A window for `device`; `notifiers` has one descriptor a queue.
+    /// `window` for `device`, which interrupts by `line`; `notifiers` has one descriptor a queue.
     pub fn new(
         device: Box<dyn VirtioDevice>,
         memory: GuestMemory,
-        interrupt: Interrupt,
+        window: Window,
+        line: EventFd,
         notifiers: Vec<Arc<EventFd>>,
         loop_endpoint: RemoteEndpoint<Handler>,
     ) -> Self {
         let queues = unset_queues(device.as_ref());
-        Self {
+        let transport = Self {
+            interrupt: Interrupt::new(line, window.clone()),
             device,
             memory,
-            interrupt,
+            window,
             loop_endpoint,
             handler: None,
             queues,
@@ -113,7 +115,11 @@ impl MmioTransport {
             device_features_page: 0,
             driver_features_page: 0,
             queue_selected: 0,
-        }
+        };
+        transport.show_constants();
+        transport.show_config();
+        transport.show();
+        transport
     }
 
     /// Starts the device's own threads.
@@ -124,44 +130,45 @@ impl MmioTransport {
         self.device.start(setup)
     }
 
-    /// The guest reads at `offset` of the window.
+    /// The guest reads at `offset` of the window, and KVM has not shown it the window itself.
     pub fn read(&self, offset: u64, data: &mut [u8]) {
-        if offset >= CONFIG {
-            let start = usize::try_from(offset - CONFIG).unwrap_or(usize::MAX);
-            self.device.read_config(start, data);
-            return;
+        self.window.read(usize::try_from(offset).unwrap_or(usize::MAX), data);
+    }
+
+    fn show_constants(&self) {
+        for (register, value) in [
+            (VIRTIO_MMIO_MAGIC_VALUE, MAGIC),
+            (VIRTIO_MMIO_VERSION, VERSION_MODERN),
+            (VIRTIO_MMIO_DEVICE_ID, self.device.device_type()),
+            (VIRTIO_MMIO_VENDOR_ID, VENDOR),
+        ] {
+            self.window.set(register, value);
         }
-        data.fill(0);
-        if data.len() == 4 {
-            data.copy_from_slice(&self.register(offset as u32).to_le_bytes());
+        // No device has shared memory: the length and the base of any region read as ones (section 4.2.2).
+        for register in (SHM_LEN_LOW..=SHM_BASE_HIGH).step_by(4) {
+            self.window.set(register, u32::MAX);
         }
     }
 
-    fn register(&self, offset: u32) -> u32 {
-        match offset {
-            VIRTIO_MMIO_MAGIC_VALUE => MAGIC,
-            VIRTIO_MMIO_VERSION => VERSION_MODERN,
-            VIRTIO_MMIO_DEVICE_ID => self.device.device_type(),
-            VIRTIO_MMIO_VENDOR_ID => VENDOR,
-            VIRTIO_MMIO_DEVICE_FEATURES => match self.device_features_page {
-                0 => self.device.features() as u32,
-                1 => (self.device.features() >> 32) as u32,
-                _ => 0,
-            },
-            VIRTIO_MMIO_QUEUE_NUM_MAX => {
-                self.queues.get(self.queue_selected).map_or(0, |queue| queue.max.into())
-            }
-            VIRTIO_MMIO_QUEUE_READY => {
-                self.queues.get(self.queue_selected).map_or(0, |queue| queue.ready.into())
-            }
-            VIRTIO_MMIO_INTERRUPT_STATUS => self.interrupt.status(),
-            VIRTIO_MMIO_STATUS if self.interrupt.wants_reset() => self.status | VIRTIO_CONFIG_S_NEEDS_RESET,
-            VIRTIO_MMIO_STATUS => self.status,
-            // No device has shared memory: the length and the base of any region read as ones (section 4.2.2).
-            SHM_LEN_LOW..=SHM_BASE_HIGH => u32::MAX,
-            VIRTIO_MMIO_CONFIG_GENERATION => self.device.config_generation(),
+    fn show_config(&self) {
+        self.interrupt.show_config(|config| {
+            self.device.read_config(0, config);
+            self.device.config_generation()
+        });
+    }
+
+    /// Shows the registers that depend on what the driver has written.
+    fn show(&self) {
+        let features = match self.device_features_page {
+            0 => self.device.features() as u32,
+            1 => (self.device.features() >> 32) as u32,
             _ => 0,
-        }
+        };
+        let queue = self.queues.get(self.queue_selected);
+        self.window.set(VIRTIO_MMIO_DEVICE_FEATURES, features);
+        self.window.set(VIRTIO_MMIO_QUEUE_NUM_MAX, queue.map_or(0, |queue| queue.max.into()));
+        self.window.set(VIRTIO_MMIO_QUEUE_READY, queue.map_or(0, |queue| queue.ready.into()));
+        self.interrupt.show_status(self.status);
     }
 
     /// The guest writes at `offset` of the window.
@@ -170,12 +177,21 @@ impl MmioTransport {
             if self.status & VIRTIO_CONFIG_S_DRIVER != 0 {
                 let start = usize::try_from(offset - CONFIG).unwrap_or(usize::MAX);
                 self.device.write_config(start, data);
+                self.show_config();
             }
             return;
         }
         let Ok(bytes) = <[u8; 4]>::try_from(data) else { return };
-        let value = u32::from_le_bytes(bytes);
-        match offset as u32 {
+        self.set_register(offset as u32, u32::from_le_bytes(bytes));
+        self.show();
+        if offset as u32 == VIRTIO_MMIO_STATUS {
+            // A device that starts or is reset may begin with another one.
+            self.show_config();
+        }
+    }
+
+    fn set_register(&mut self, register: u32, value: u32) {
+        match register {
             VIRTIO_MMIO_DEVICE_FEATURES_SEL => self.device_features_page = value,
             VIRTIO_MMIO_DRIVER_FEATURES_SEL => self.driver_features_page = value,
             VIRTIO_MMIO_DRIVER_FEATURES if self.status == STEPS[1] => self.accept_features(value),

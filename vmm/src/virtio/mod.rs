@@ -12,6 +12,7 @@ pub mod queue;
 pub mod rng;
 mod sys;
 pub mod vsock;
+pub mod window;
 
 #[cfg(any(test, feature = "testing"))]
 #[allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
@@ -19,16 +20,21 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use event_manager::MutEventSubscriber;
+use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_NEEDS_RESET;
+use virtio_bindings::virtio_mmio::{
+    VIRTIO_MMIO_CONFIG, VIRTIO_MMIO_CONFIG_GENERATION, VIRTIO_MMIO_INTERRUPT_STATUS, VIRTIO_MMIO_STATUS,
+};
 use virtio_queue::Queue;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::error::Result;
 use crate::memory::GuestMemory;
 use crate::vm::ThreadSetup;
+use window::Window;
 
 /// VIRTIO_F_VERSION_1: every device here is a modern one.
 pub const FEATURE_VERSION_1: u64 = 1 << virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
@@ -112,24 +118,27 @@ pub struct Activation {
     pub features: u64,
 }
 
-/// The device's interrupt: a status that the driver reads, and a line.
+/// The device's interrupt: a status that the driver reads, a line, and what else the device may change of what the driver reads.
 ///
-/// A driver reads the status, acknowledges what it has read, and then looks into the queues. An acknowledgement takes back only what had been
-/// read before it, so an event that comes between the two is not lost, and neither is one that comes after: it raises the line again.
+/// The driver reads the status without an exit ([`window`]), so nobody knows when it does. That used buffers are there stays in it once it
+/// has been so: drivers look into their queues then, for nothing, as they must be ready to. That the configuration has changed
+/// goes when the driver acknowledges it, unless it changed twice since the last time: then the driver may have looked in between,
+/// and is told again. So no event is lost; each raises the line anew.
 #[derive(Debug, Clone)]
 pub struct Interrupt {
+    window: Window,
     shared: Arc<Status>,
     line: Arc<EventFd>,
 }
 
 #[derive(Debug, Default)]
 struct Status {
-    /// Events since the driver's last look.
-    fresh: AtomicU32,
-    /// Events that the driver has seen and not acknowledged.
-    seen: AtomicU32,
+    /// Changes of the configuration that the driver has not acknowledged.
+    changes: AtomicU32,
     /// The device cannot go on until the driver resets it.
     needs_reset: AtomicBool,
+    /// Of whoever shows the configuration space: the last one to do so shows the last state of it.
+    showing: Mutex<()>,
 }
 
 impl Interrupt {
@@ -137,9 +146,16 @@ impl Interrupt {
     pub const USED_BUFFER: u32 = 1;
     const CONFIG_CHANGE: u32 = 2;
 
-    /// An interrupt on `line`.
-    pub fn new(line: EventFd) -> Self {
-        Self { shared: Arc::default(), line: Arc::new(line) }
+    /// An interrupt on `line` whose status is shown in `window`.
+    pub fn new(line: EventFd, window: Window) -> Self {
+        Self { window, shared: Arc::default(), line: Arc::new(line) }
+    }
+
+    /// An interrupt on `line` for a device without a transport.
+    #[cfg(any(test, feature = "testing"))]
+    #[allow(clippy::unwrap_used, reason = "for tests")]
+    pub fn alone(line: EventFd) -> Self {
+        Self::new(line, window::Windows::new(1).unwrap().window(0))
     }
 
     /// Tells the driver that used buffers are there.
@@ -147,39 +163,70 @@ impl Interrupt {
         self.raise(Self::USED_BUFFER);
     }
 
-    /// Tells the driver that the configuration space has changed.
-    pub fn config_changed(&self) {
+    /// Shows the driver the configuration space, and its generation, as `read` gives them now.
+    pub fn show_config(&self, read: impl FnOnce(&mut ConfigSpace) -> u32) {
+        let _last = self.shared.showing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut config = [0; CONFIG_SPACE_BYTES];
+        let generation = read(&mut config);
+        self.window.write(VIRTIO_MMIO_CONFIG as usize, &config);
+        self.window.set(VIRTIO_MMIO_CONFIG_GENERATION, generation);
+    }
+
+    /// Tells the driver that the configuration space has changed to what `read` gives.
+    pub fn config_changed(&self, read: impl FnOnce(&mut ConfigSpace) -> u32) {
+        self.show_config(read);
         self.raise(Self::CONFIG_CHANGE);
     }
 
     /// Tells the driver that the device does nothing more until it is reset.
     pub fn needs_reset(&self) {
         self.shared.needs_reset.store(true, Ordering::SeqCst);
+        self.window.set_bits(VIRTIO_MMIO_STATUS, VIRTIO_CONFIG_S_NEEDS_RESET);
         self.raise(Self::CONFIG_CHANGE);
     }
 
     fn raise(&self, event: u32) {
-        self.shared.fresh.fetch_or(event, Ordering::SeqCst);
+        if event == Self::CONFIG_CHANGE {
+            self.shared.changes.fetch_add(1, Ordering::SeqCst);
+        }
+        self.window.set_bits(VIRTIO_MMIO_INTERRUPT_STATUS, event);
         // A full counter means that an interrupt is pending already.
         let _ = self.line.write(1);
     }
 
-    fn status(&self) -> u32 {
-        let fresh = self.shared.fresh.swap(0, Ordering::SeqCst);
-        self.shared.seen.fetch_or(fresh, Ordering::SeqCst) | fresh
-    }
-
     fn acknowledge(&self, bits: u32) {
-        self.shared.seen.fetch_and(!bits, Ordering::SeqCst);
+        if bits & Self::CONFIG_CHANGE == 0 {
+            return;
+        }
+        if self.shared.changes.swap(0, Ordering::SeqCst) > 1 {
+            return self.raise(Self::CONFIG_CHANGE);
+        }
+        self.window.clear_bits(VIRTIO_MMIO_INTERRUPT_STATUS, Self::CONFIG_CHANGE);
+        if self.shared.changes.load(Ordering::SeqCst) > 0 {
+            // It came in between, and its bit has just been taken away.
+            self.window.set_bits(VIRTIO_MMIO_INTERRUPT_STATUS, Self::CONFIG_CHANGE);
+            let _ = self.line.write(1);
+        }
     }
 
-    fn wants_reset(&self) -> bool {
-        self.shared.needs_reset.load(Ordering::SeqCst)
+    /// Shows the device's status; what the device itself says of it stays.
+    fn show_status(&self, status: u32) {
+        self.window.set(VIRTIO_MMIO_STATUS, status);
+        // The device may have said so before, or just now and been overwritten.
+        if self.shared.needs_reset.load(Ordering::SeqCst) {
+            self.window.set_bits(VIRTIO_MMIO_STATUS, VIRTIO_CONFIG_S_NEEDS_RESET);
+        }
     }
 
+    /// For a device that nobody uses the queues of.
     fn reset(&self) {
-        self.shared.fresh.store(0, Ordering::SeqCst);
-        self.shared.seen.store(0, Ordering::SeqCst);
+        self.shared.changes.store(0, Ordering::SeqCst);
         self.shared.needs_reset.store(false, Ordering::SeqCst);
+        self.window.set(VIRTIO_MMIO_INTERRUPT_STATUS, 0);
     }
 }
+
+/// Bytes of a configuration space that the driver is shown: more than any device has.
+pub const CONFIG_SPACE_BYTES: usize = 256;
+/// A configuration space.
+pub type ConfigSpace = [u8; CONFIG_SPACE_BYTES];

@@ -16,7 +16,8 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use self::handler::{BalloonHandler, Queues};
 use super::queue::VirtQueue;
 use super::{
-    Activation, FEATURE_EVENT_IDX, FEATURE_INDIRECT, FEATURE_VERSION_1, Handler, Interrupt, VirtioDevice,
+    Activation, CONFIG_SPACE_BYTES, ConfigSpace, FEATURE_EVENT_IDX, FEATURE_INDIRECT, FEATURE_VERSION_1,
+    Handler, Interrupt, VirtioDevice,
 };
 use crate::error::{Error, Result};
 
@@ -31,8 +32,6 @@ const QUEUE_SIZES: [u16; 4] = [128; 4];
 /// The same without statistics.
 const QUEUE_SIZES_WITHOUT_STATISTICS: [u16; 3] = [128; 3];
 const REQUIRED_QUEUES: usize = 2;
-/// `struct virtio_balloon_config`, as far as the features that are offered: target and actual size, pages.
-const CONFIG_BYTES: usize = 8;
 /// Where the actual size is, the one field that the driver writes.
 const ACTUAL: usize = 4;
 
@@ -67,6 +66,17 @@ struct Shared {
     wanted: EventFd,
 }
 
+impl Shared {
+    /// The configuration space, and its generation.
+    fn show(&self, config: &mut ConfigSpace) -> u32 {
+        let pages = [&self.target_pages, &self.actual_pages].map(|pages| pages.load(Ordering::SeqCst));
+        for (field, pages) in config.chunks_exact_mut(ACTUAL).zip(pages) {
+            field.copy_from_slice(&pages.to_le_bytes());
+        }
+        self.generation.load(Ordering::SeqCst)
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -78,7 +88,7 @@ impl BalloonControl {
         self.shared.target_pages.store(pages, Ordering::SeqCst);
         self.shared.generation.fetch_add(1, Ordering::SeqCst);
         if let Some(interrupt) = &*lock(&self.shared.interrupt) {
-            interrupt.config_changed();
+            interrupt.config_changed(|config| self.shared.show(config));
         }
     }
 
@@ -169,9 +179,8 @@ impl VirtioDevice for Balloon {
     }
 
     fn read_config(&self, offset: usize, data: &mut [u8]) {
-        let mut config = [0; CONFIG_BYTES];
-        config[..ACTUAL].copy_from_slice(&self.shared.target_pages.load(Ordering::SeqCst).to_le_bytes());
-        config[ACTUAL..].copy_from_slice(&self.shared.actual_pages.load(Ordering::SeqCst).to_le_bytes());
+        let mut config = [0; CONFIG_SPACE_BYTES];
+        self.shared.show(&mut config);
         super::copy_config(&config, offset, data);
     }
 

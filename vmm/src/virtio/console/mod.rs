@@ -10,7 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 
 use self::handler::ConsoleHandler;
-use super::{Activation, FEATURE_EVENT_IDX, FEATURE_VERSION_1, Handler, Interrupt, VirtioDevice, sys};
+use super::{
+    Activation, CONFIG_SPACE_BYTES, ConfigSpace, FEATURE_EVENT_IDX, FEATURE_VERSION_1, Handler, Interrupt,
+    VirtioDevice, sys,
+};
 use crate::error::{Error, Result};
 
 /// VIRTIO_CONSOLE_F_SIZE: the configuration has the terminal's size.
@@ -41,13 +44,23 @@ struct Shared {
     interrupt: Mutex<Option<Interrupt>>,
 }
 
+impl Shared {
+    /// The configuration space, and its generation.
+    fn show(&self, config: &mut ConfigSpace) -> u32 {
+        let size = *self.size.lock().unwrap_or_else(PoisonError::into_inner);
+        config[..2].copy_from_slice(&size.columns.to_le_bytes());
+        config[2..4].copy_from_slice(&size.rows.to_le_bytes());
+        self.generation.load(Ordering::SeqCst)
+    }
+}
+
 impl ConsoleControl {
     /// Sets the size.
     pub fn resize(&self, size: TerminalSize) {
         *self.shared.size.lock().unwrap_or_else(PoisonError::into_inner) = size;
         self.shared.generation.fetch_add(1, Ordering::SeqCst);
         if let Some(interrupt) = &*self.shared.interrupt.lock().unwrap_or_else(PoisonError::into_inner) {
-            interrupt.config_changed();
+            interrupt.config_changed(|config| self.shared.show(config));
         }
     }
 }
@@ -100,9 +113,9 @@ impl VirtioDevice for Console {
     }
 
     fn read_config(&self, offset: usize, data: &mut [u8]) {
-        let size = *self.shared.size.lock().unwrap_or_else(PoisonError::into_inner);
-        let ([c0, c1], [r0, r1]) = (size.columns.to_le_bytes(), size.rows.to_le_bytes());
-        super::copy_config(&[c0, c1, r0, r1], offset, data);
+        let mut config = [0; CONFIG_SPACE_BYTES];
+        self.shared.show(&mut config);
+        super::copy_config(&config, offset, data);
     }
 
     fn config_generation(&self) -> u32 {

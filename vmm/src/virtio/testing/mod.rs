@@ -19,7 +19,8 @@ use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::mmio::MmioTransport;
-use super::{FEATURE_VERSION_1, Interrupt, VirtioDevice};
+use super::window::Windows;
+use super::{FEATURE_VERSION_1, VirtioDevice};
 use crate::event_loop::EventLoop;
 use crate::memory::GuestMemory;
 use crate::vm::ThreadSetup;
@@ -72,11 +73,11 @@ impl Rig {
         let line = event();
         let sizes = device.queue_sizes().to_vec();
         let notifiers: Vec<_> = sizes.iter().map(|_| Arc::new(event())).collect();
-        let interrupt = Interrupt::new(line.try_clone().unwrap());
         let mut transport = MmioTransport::new(
             Box::new(device),
             memory.clone(),
-            interrupt,
+            Windows::new(1).unwrap().window(0),
+            line.try_clone().unwrap(),
             notifiers.clone(),
             event_loop.endpoint(),
         );
