@@ -47,7 +47,7 @@ make_initramfs "$work/root" "$work/initrd"
 boot() {
     local n=$1 limit=$2 began ended first last log=$work/console
     shift 2
-    local -a accelerate=(-M 'microvm,acpi=off,pit=off,pic=off,rtc=off' -accel kvm -cpu 'host,migratable=off,+invtsc')
+    local -a accelerate=(-M 'microvm,acpi=off,pit=off,pic=off,rtc=off' -accel kvm -cpu "$qemu_cpu")
     # Without KVM's clock the kernel needs the PIT to find out how fast its TSC is.
     [ "$accel" = kvm ] || accelerate=(-M 'microvm,acpi=off' -accel tcg -cpu max)
     began=$EPOCHREALTIME

@@ -44,7 +44,7 @@ seconds=$((minutes * 60))
 
 # The guest's ticks come through the virtio console, each noted with the time at which it arrived.
 timeout $((seconds * 2 + 120)) nice -n 10 qemu-system-x86_64 \
-    -M 'microvm,acpi=off,pit=off,pic=off,rtc=off' -accel kvm -cpu 'host,migratable=off,+invtsc' \
+    -M 'microvm,acpi=off,pit=off,pic=off,rtc=off' -accel kvm -cpu "$qemu_cpu" \
     -smp "$cpus" -m 512 -nodefaults -no-user-config -display none -no-reboot -serial "file:$work/console" \
     -chardev stdio,id=ticks,signal=off -device virtio-serial-device -device virtconsole,chardev=ticks \
     -drive "id=disk,file=$work/disk,format=raw,if=none,cache=none,aio=threads" -device virtio-blk-device,drive=disk \

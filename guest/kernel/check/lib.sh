@@ -3,6 +3,11 @@
 # What check.sh and stress.sh share. They set `here`, this folder's parent, and `die`.
 : "${here:?}"
 
+# QEMU takes over a processor's capability register (MSR 0x10a) where KVM offers one, and gives up where KVM does not let it be set: on
+# a PVM host with an AMD processor, which has no such register.
+qemu_cpu='host,migratable=off,+invtsc'
+grep -q GenuineIntel /proc/cpuinfo || qemu_cpu+=,-arch-capabilities
+
 need_tools() {
     local tool
     for tool in qemu-system-x86_64:qemu-system-x86 busybox:busybox-static openssl:openssl perl:perl gcc:gcc; do
