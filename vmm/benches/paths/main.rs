@@ -39,7 +39,7 @@ fn virtqueue(criterion: &mut Criterion) {
     let memory = memory();
     for chains in [1_u16, 64] {
         let mut ring = Ring::new(0, 128);
-        let interrupt = Interrupt::alone(event());
+        let interrupt = Interrupt::alone(event()).unwrap();
         let mut queue = VirtQueue::new((ring.queue(), event()), &interrupt);
         group.throughput(Throughput::Elements(chains.into()));
         group.bench_function(BenchmarkId::new("vm", format!("{chains}-chains")), |bencher| {
@@ -78,7 +78,7 @@ impl Served {
         let handler = device
             .activate(Activation {
                 memory: memory.clone(),
-                interrupt: Interrupt::alone(line.try_clone().unwrap()),
+                interrupt: Interrupt::alone(line.try_clone().unwrap()).unwrap(),
                 queues,
                 features,
             })

@@ -151,11 +151,12 @@ impl Interrupt {
         Self { window, shared: Arc::default(), line: Arc::new(line) }
     }
 
-    /// An interrupt on `line` for a device without a transport.
-    #[cfg(any(test, feature = "testing"))]
-    #[allow(clippy::unwrap_used, reason = "for tests")]
-    pub fn alone(line: EventFd) -> Self {
-        Self::new(line, window::Windows::new(1).unwrap().window(0))
+    /// An interrupt on `line` for a device without a transport: nobody is shown its status.
+    ///
+    /// # Errors
+    /// The host has no memory.
+    pub fn alone(line: EventFd) -> Result<Self> {
+        Ok(Self::new(line, window::Windows::new(1)?.window(0)))
     }
 
     /// Tells the driver that used buffers are there.

@@ -128,7 +128,7 @@ impl Driver {
         let kick = EventFd::new(EFD_NONBLOCK).unwrap();
         let activation = Activation {
             memory: memory.clone(),
-            interrupt: Interrupt::alone(EventFd::new(EFD_NONBLOCK).unwrap()),
+            interrupt: Interrupt::alone(EventFd::new(EFD_NONBLOCK).unwrap()).unwrap(),
             queues: vec![(queue, kick.try_clone().unwrap())],
             features: FEATURE_VERSION_1,
         };
