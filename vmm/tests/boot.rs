@@ -128,8 +128,10 @@ fn accesses_of_every_size_and_alignment_to_devices_do_no_harm() {
     machine.start().unwrap();
     assert_eq!(machine.wait(Some(Duration::from_secs(60))), End::PowerOff);
     let counts = machine.exit_counts();
-    let seen = counts["device read"] + counts["device write"];
-    assert!(seen >= accesses * 9 / 10, "{counts:?} of {accesses}");
+    let each = accesses / 2;
+    assert!(counts["device write"] >= each * 9 / 10, "{counts:?} of {accesses}");
+    // Registers are read without an exit; behind the last window there is nothing to be shown.
+    assert!((1..each / 10).contains(&counts["device read"]), "{counts:?} of {accesses}");
 }
 
 #[test]
