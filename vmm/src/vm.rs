@@ -140,10 +140,16 @@ impl Microvm {
         let setup = ThreadSetup { call: Arc::new(setup), events: Arc::clone(&self.events) };
         vcpu::install_kick()?;
         self.event_loop.start(setup.clone())?;
-        if let Some(vcpu) = lock(&self.waiting).first() {
-            vcpu.windows.start(&setup)?;
+        let vcpus = std::mem::take(&mut *lock(&self.waiting));
+        match vcpus.first().map(|vcpu| vcpu.windows.clone()) {
+            // The guest looks for its devices only after milliseconds.
+            Some(windows) => windows.start(&setup, || self.start_vcpus(vcpus, &setup)),
+            None => Ok(()),
         }
-        for (index, vcpu) in lock(&self.waiting).drain(..).enumerate() {
+    }
+
+    fn start_vcpus(&self, vcpus: Vec<Vcpu>, setup: &ThreadSetup) -> Result<()> {
+        for (index, vcpu) in vcpus.into_iter().enumerate() {
             let setup = setup.clone();
             self.control.join();
             let thread = thread::Builder::new()

@@ -19,14 +19,16 @@ impl MmioBus {
         self.windows.push(Arc::new(Mutex::new(transport)));
     }
 
-    /// Starts the devices' own threads.
+    /// Starts the devices' own threads, after `first`, which may let the guest run: a guest that writes to a device before the device has its
+    /// threads waits for it.
     ///
     /// # Errors
-    /// The host has no thread left.
-    pub(crate) fn start(&self, setup: &ThreadSetup) -> Result<()> {
-        self.windows
-            .iter()
-            .try_for_each(|window| window.lock().unwrap_or_else(PoisonError::into_inner).start(setup))
+    /// The host has no thread left, or what `first` says.
+    pub(crate) fn start(&self, setup: &ThreadSetup, first: impl FnOnce() -> Result<()>) -> Result<()> {
+        let mut windows: Vec<_> =
+            self.windows.iter().map(|window| window.lock().unwrap_or_else(PoisonError::into_inner)).collect();
+        first()?;
+        windows.iter_mut().try_for_each(|window| window.start(setup))
     }
 
     /// The guest reads at `address`; where nothing is, ones.

@@ -19,7 +19,7 @@
 //! # Threads
 //! [`WORKERS`] threads `fs-0`, `fs-1`, ... serve all queues, each one request at a time, so that a request that waits for the
 //! host's storage (`fsync`, a file of a dead server) holds up neither the vCPUs nor the other devices nor, until all threads wait, other
-//! requests. They are started before the guest runs and live as long as the device: resetting it only ends a session.
+//! requests. They are started before the guest can reach the device and live as long as the device: resetting it only ends a session.
 //!
 //! A thread first leaves the process's working directory and umask (`unshare(CLONE_FS)`, `umask`), and is then confined as
 //! [`ThreadKind::FileServer`]. It takes on the user and group of the guest's process
