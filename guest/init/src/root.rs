@@ -52,7 +52,14 @@ pub fn assemble(setup: &GuestSetup) -> Result<PathBuf> {
             }
             let folder = folder.display();
             let data = format!("lowerdir={IMAGE},upperdir={folder}/upper,workdir={folder}/work{own_xattrs}");
-            mount("overlay", ROOT, "overlay", 0, &data, "join image and write layer by")?;
+            make_folder(Path::new(ROOT))?;
+            // What the share can do is known, and only a kernel of ours lets it be said.
+            let known = format!("{data},known_upper");
+            if !matches!(write, WriteLayer::Shared(_))
+                || sys::mount("overlay", Path::new(ROOT), "overlay", 0, &known).is_err()
+            {
+                mount("overlay", ROOT, "overlay", 0, &data, "join image and write layer by")?;
+            }
             Ok(ROOT.into())
         }
     }
