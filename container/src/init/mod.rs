@@ -275,11 +275,8 @@ fn file_systems(context: &mut Context<'_>, channel: &Channel) -> Result<()> {
     let path = has_hooks_inside(context.spec).then_some(context.rootfs);
     root::attach(root, path)?;
     let linux = context.spec.linux().as_ref();
-    let place = Place {
-        root,
-        label: linux.and_then(|linux| linux.mount_label().as_deref()).filter(|label| !label.is_empty()),
-        cgroup_namespace: namespaces.has(libc::CLONE_NEWCGROUP),
-    };
+    let label = linux.and_then(|linux| linux.mount_label().as_deref()).filter(|label| !label.is_empty());
+    let place = Place::new(root, label, namespaces.has(libc::CLONE_NEWCGROUP))?;
     let mut host_dev = false;
     for (plan, tree) in std::mem::take(&mut context.mounts) {
         make::mount(&plan, tree, place)?;

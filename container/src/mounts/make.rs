@@ -25,6 +25,31 @@ pub struct Place<'a> {
     pub label: Option<&'a str>,
     /// Whether the container has a cgroup namespace of its own.
     pub cgroup_namespace: bool,
+    /// Device number of the root's file system, where that is no procfs.
+    device: Option<u64>,
+}
+
+impl<'a> Place<'a> {
+    /// Mounts below `root`, with the given label.
+    ///
+    /// # Errors
+    /// The root's file system does not say what it is.
+    pub fn new(root: BorrowedFd<'a>, label: Option<&'a str>, cgroup_namespace: bool) -> Result<Self> {
+        let failed = |errno: nix::Error| Error::failed("look at", "the root filesystem", errno);
+        let device =
+            if is_proc(root).map_err(failed)? { None } else { Some(fstat(root).map_err(failed)?.st_dev) };
+        Ok(Self { root, label, cgroup_namespace, device })
+    }
+
+    /// Whether `target` lies in a procfs. In a microVM the answer of a shared file system is a request to the host, so it is asked
+    /// only where `target` is on another one than the root.
+    fn is_proc(&self, target: BorrowedFd<'_>) -> nix::Result<bool> {
+        if self.device == Some(fstat(target)?.st_dev) { Ok(false) } else { is_proc(target) }
+    }
+}
+
+fn is_proc(file: BorrowedFd<'_>) -> nix::Result<bool> {
+    Ok(nix::sys::statfs::fstatfs(file)?.filesystem_type() == nix::sys::statfs::PROC_SUPER_MAGIC)
 }
 
 /// Makes one mount. `tree` is the opened source of a bind mount.
@@ -41,7 +66,7 @@ pub fn mount(plan: &Plan, tree: Option<OwnedFd>, place: Place<'_>) -> Result<()>
             let mode = fstat(tree.as_fd()).map_err(|errno| failed(plan)(errno.into()))?.st_mode;
             let kind = if mode & libc::S_IFMT == libc::S_IFDIR { Kind::Folder } else { Kind::File };
             let target = target::ensure(place.root, &plan.destination, kind)?;
-            protect_proc(plan, target.as_fd())?;
+            protect_proc(plan, target.as_fd(), place)?;
             mount::attach(tree.as_fd(), target.as_fd()).map_err(failed(plan))
         }
         Source::Remount => {
@@ -90,7 +115,7 @@ const PROC_FILES: &[&str] = &[
 
 /// Only a real procfs may cover /proc, and nothing but a few files in it: with something else in their place, what the
 /// runtime or the container's programs write below /proc would go where an image wants it to (CVE-2019-16884).
-fn protect_proc(plan: &Plan, target: BorrowedFd<'_>) -> Result<()> {
+fn protect_proc(plan: &Plan, target: BorrowedFd<'_>, place: Place<'_>) -> Result<()> {
     let refuse =
         |reason: &str| Err(Error::invalid_spec(format!("mounts[{}].destination", plan.index), reason));
     let inside = plan.destination.strip_prefix("/proc").ok();
@@ -106,9 +131,7 @@ fn protect_proc(plan: &Plan, target: BorrowedFd<'_>) -> Result<()> {
     }
     let allowed = inside.is_some_and(|path| PROC_FILES.iter().any(|known| path == Path::new(known)));
     // By the file system too: a symlink of the image could lead into it.
-    let on_proc =
-        nix::sys::statfs::fstatfs(target).map_err(|errno| failed(plan)(errno.into()))?.filesystem_type()
-            == nix::sys::statfs::PROC_SUPER_MAGIC;
+    let on_proc = place.is_proc(target).map_err(|errno| failed(plan)(errno.into()))?;
     if allowed || (!on_proc && inside.is_none()) || plan.source == Source::Remount {
         return Ok(());
     }
@@ -120,7 +143,7 @@ fn file_system(plan: &Plan, kind: &str, source: &str, place: Place<'_>) -> Resul
         refuse_symlink(plan, place.root)?;
     }
     let target = target::ensure(place.root, &plan.destination, Kind::Folder)?;
-    protect_proc(plan, target.as_fd())?;
+    protect_proc(plan, target.as_fd(), place)?;
     let label = place.label.filter(|_| !matches!(kind, "proc" | "sysfs" | "mqueue"));
     let label = label.map(|label| format!("context={label}"));
     let data: Vec<&str> = plan.data.iter().map(String::as_str).chain(label.as_deref()).collect();
