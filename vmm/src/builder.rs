@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::Seek as _;
 use std::sync::{Arc, Mutex};
 
-use kvm_ioctls::{IoEventAddress, VmFd};
+use kvm_ioctls::{Cap, IoEventAddress, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -17,9 +17,9 @@ use crate::event_loop::EventLoop;
 use crate::events::Events;
 use crate::host::{self, Host};
 use crate::kernel::{self, Entry, Finds, Loaded};
-use crate::memory::{self, GuestMemory, Ram};
+use crate::memory::{self, GuestMemory, Ram, Shown};
 use crate::vcpu::{Control, Counters, Vcpu};
-use crate::virtio::mmio::{ACK_OFFSET, MmioTransport, NOTIFY_OFFSET};
+use crate::virtio::mmio::{ACK_OFFSET, LATER, MmioTransport, NOTIFY_OFFSET};
 use crate::virtio::window::Windows;
 use crate::virtio::{Interrupt, VirtioDevice};
 use crate::vm::{Microvm, Parts};
@@ -45,19 +45,22 @@ pub fn build(host: &Host, config: VmConfig) -> Result<Microvm> {
     let ram = Ram::map(config.memory_mib, config.huge_pages)?;
     ram.register(&vm)?;
     let registers = Windows::new(config.devices.len())?;
-    memory::show_windows(&vm, &registers)?;
+    let shown = memory::show_windows(&vm, &registers)?;
     let memory = ram.memory();
     vm.create_irq_chip().map_err(Error::kvm("create the interrupt controllers"))?;
     vm.set_tss_address(layout::KVM_TSS).map_err(Error::kvm("place the TSS"))?;
 
     let supported = host.cpuid()?;
-    let vcpu_fds = (0..config.vcpus)
+    let mut vcpu_fds = (0..config.vcpus)
         .map(|index| vm.create_vcpu(index.into()).map_err(Error::kvm("create a vCPU")))
         .collect::<Result<Vec<_>>>()?;
     let kind = host::kind_of(&vcpu_fds[0], &supported);
 
     let event_loop = EventLoop::new()?;
     let (bus, windows) = attach_devices(&vm, memory, &registers, &event_loop, config.devices)?;
+    if shown == Shown::Yes && vm.check_extension(Cap::CoalescedMmio) {
+        keep_writes(&vm, &windows, &mut vcpu_fds)?;
+    }
 
     let kernel = kernel::load(memory, &config.kernel, config.protocol, kind, config.memory_mib)?;
     let initrd = match &config.initrd {
@@ -172,6 +175,19 @@ fn attach_devices(
         windows.push(Window { base, irq });
     }
     Ok((bus, windows))
+}
+
+/// Has KVM keep writes to registers that can wait. Only where no read exits: one that did would have to wait for them.
+fn keep_writes(vm: &VmFd, windows: &[Window], vcpus: &mut [VcpuFd]) -> Result<()> {
+    for vcpu in vcpus {
+        vcpu.map_coalesced_mmio_ring().map_err(Error::kvm("map the kept writes"))?;
+    }
+    for (window, registers) in windows.iter().flat_map(|window| LATER.map(|registers| (window, registers))) {
+        let address = IoEventAddress::Mmio(window.base + registers.start);
+        vm.register_coalesced_mmio(address, (registers.end - registers.start) as u32)
+            .map_err(Error::kvm("keep writes to registers"))?;
+    }
+    Ok(())
 }
 
 /// Loads the initramfs right behind the kernel, where guest memory is backed already: at another place it would take a huge page of

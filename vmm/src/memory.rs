@@ -81,9 +81,9 @@ impl Ram {
 ///
 /// # Errors
 /// KVM refuses the region.
-pub fn show_windows(vm: &VmFd, windows: &Windows) -> Result<()> {
+pub fn show_windows(vm: &VmFd, windows: &Windows) -> Result<Shown> {
     if !vm.check_extension(Cap::ReadonlyMem) {
-        return Ok(());
+        return Ok(Shown::No);
     }
     let (host, bytes) = windows.place();
     let region = kvm_userspace_memory_region {
@@ -93,7 +93,16 @@ pub fn show_windows(vm: &VmFd, windows: &Windows) -> Result<()> {
         memory_size: bytes as u64,
         userspace_addr: host as u64,
     };
-    sys::set_region(vm, region)
+    sys::set_region(vm, region).map(|()| Shown::Yes)
+}
+
+/// Whether the guest reads registers without an exit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    /// It does.
+    Yes,
+    /// KVM has no read-only memory: each read exits.
+    No,
 }
 
 /// Behind those of [`Ram`].

@@ -16,6 +16,9 @@ pub(crate) use sys::{install_kick, kick};
 use crate::devices::{MARKER_PORT, MmioBus, PortBus, SERIAL_PORT};
 use crate::events::{End, Events};
 
+/// Most bytes that KVM reports of a write at once.
+const MMIO_BYTES: usize = 8;
+
 /// A vCPU that is ready to run.
 #[derive(Debug)]
 pub struct Vcpu {
@@ -86,7 +89,11 @@ impl Vcpu {
             }
             Ok(VcpuExit::MmioWrite(address, data)) => {
                 counters.add(Reason::DeviceWrite);
-                self.windows.write(address, data);
+                let mut bytes = [0; MMIO_BYTES];
+                let length = data.len().min(MMIO_BYTES);
+                bytes[..length].copy_from_slice(&data[..length]);
+                self.catch_up();
+                self.windows.write(address, &bytes[..length]);
                 None
             }
             Ok(VcpuExit::Intr) => {
@@ -111,6 +118,19 @@ impl Vcpu {
                 None
             }
             Err(error) => Some(End::Kvm(format!("running a vCPU failed: {error}"))),
+        }
+    }
+}
+
+impl Vcpu {
+    /// Makes the writes that KVM has kept for later ([`crate::virtio::mmio::LATER`]), each before any that came after it. As many as KVM
+    /// has room for, a page of them, so that a guest cannot keep us here: KVM lets the next one exit.
+    fn catch_up(&mut self) {
+        let windows = self.windows.clone();
+        let _in_order = windows.in_order();
+        while let Ok(Some(write)) = self.fd.coalesced_mmio_read() {
+            let length = (write.len as usize).min(MMIO_BYTES);
+            windows.write(write.phys_addr, &write.data[..length]);
         }
     }
 }

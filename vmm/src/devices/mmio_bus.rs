@@ -1,6 +1,6 @@
 //! The windows of the virtio devices in guest-physical memory.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::arch::x86_64::layout::{VIRTIO_MMIO_SIZE, VIRTIO_MMIO_START};
 use crate::error::Result;
@@ -11,6 +11,7 @@ use crate::vm::ThreadSetup;
 #[derive(Debug, Clone, Default)]
 pub struct MmioBus {
     windows: Vec<Arc<Mutex<MmioTransport>>>,
+    order: Arc<Mutex<()>>,
 }
 
 impl MmioBus {
@@ -29,6 +30,11 @@ impl MmioBus {
             self.windows.iter().map(|window| window.lock().unwrap_or_else(PoisonError::into_inner)).collect();
         first()?;
         windows.iter_mut().try_for_each(|window| window.start(setup))
+    }
+
+    /// To be held while writes are made that KVM has kept: they are those of all vCPUs.
+    pub fn in_order(&self) -> MutexGuard<'_, ()> {
+        self.order.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The guest reads at `address`; where nothing is, ones.
