@@ -59,11 +59,16 @@ impl ThreadSetup {
 
     /// Whether the thread may go on; otherwise the machine ends.
     pub(crate) fn call(&self, kind: ThreadKind) -> bool {
-        let result = (self.call)(kind);
-        if let Err(error) = &result {
-            self.events.end(End::Device(format!("cannot confine a thread ({kind:?}): {error}")));
+        match (self.call)(kind) {
+            Ok(()) => true,
+            Err(error) => self.fail(&format!("confine a thread ({kind:?})"), &error),
         }
-        result.is_ok()
+    }
+
+    /// Ends the machine, because a thread cannot do `what`. Never true, as [`Self::call`] would not be.
+    pub(crate) fn fail(&self, what: &str, error: &io::Error) -> bool {
+        self.events.end(End::Device(format!("cannot {what}: {error}")));
+        false
     }
 }
 

@@ -151,7 +151,12 @@ impl VirtioDevice for Fs {
     fn start(&mut self, setup: &ThreadSetup) -> Result<()> {
         let setup = setup.clone();
         self.pool
-            .start(WORKERS, move || setup.call(ThreadKind::FileServer))
+            .start(WORKERS, move || match sys::leave_process_directory() {
+                Ok(()) => setup.call(ThreadKind::FileServer),
+                Err(error) => {
+                    setup.fail("take a thread of the file server out of the process's folder", &error)
+                }
+            })
             .map_err(Error::os("start the threads of the file server"))
     }
 

@@ -6,7 +6,6 @@ use std::thread;
 
 use super::confined::{Confined, Served};
 use super::session::Session;
-use super::sys;
 
 /// Threads that outlive sessions.
 #[derive(Debug)]
@@ -44,27 +43,22 @@ impl Pool {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Starts `workers` threads, each of which goes on if `setup` says so.
+    /// Starts `workers` threads, each of which goes on if `setup` says so. Does not wait for them: a vCPU that runs already may have
+    /// the processor that the scheduler has chosen for one.
     pub(super) fn start(
         &self,
         workers: usize,
         setup: impl Fn() -> bool + Clone + Send + 'static,
     ) -> io::Result<()> {
-        let (started, reports) = std::sync::mpsc::channel();
         for index in 0..workers {
-            let (shared, started, setup) = (Arc::clone(&self.shared), started.clone(), setup.clone());
+            let (shared, setup) = (Arc::clone(&self.shared), setup.clone());
             thread::Builder::new().name(format!("fs-{index}")).spawn(move || {
-                let ready = sys::leave_process_directory();
-                let usable = ready.is_ok();
-                let _ = started.send(ready);
-                drop(started);
-                if usable && setup() {
+                if setup() {
                     shared.work();
                 }
             })?;
         }
-        drop(started);
-        reports.iter().collect()
+        Ok(())
     }
 
     /// Counts the threads.
