@@ -101,3 +101,41 @@ impl Window {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_lie_apart_and_end_where_they_end() {
+        let windows = Windows::new(2).unwrap();
+        assert_eq!(windows.place().1, 2 * WINDOW_BYTES);
+        let (first, second) = (windows.window(0), windows.window(1));
+        let end = WINDOW_BYTES as u32;
+        first.set(end - 4, 7);
+        // Behind its end, and across it.
+        for offset in [end - 2, end, end + 4, u32::MAX - 3] {
+            first.set(offset, 9);
+            first.set_bits(offset, 9);
+        }
+        first.write(WINDOW_BYTES - 1, &[5, 5]);
+        let mut bytes = [9; 8];
+        first.read(WINDOW_BYTES - 4, &mut bytes);
+        assert_eq!(bytes, [7, 0, 0, 0, 0, 0, 0, 0]);
+        first.read(usize::MAX, &mut bytes);
+        assert_eq!(bytes, [0; 8]);
+        second.read(0, &mut bytes);
+        assert_eq!(bytes, [0; 8]);
+    }
+
+    #[test]
+    fn bits_come_and_go_alone() {
+        let window = Windows::new(1).unwrap().window(0);
+        window.set(0x60, 4);
+        window.set_bits(0x60, 3);
+        window.clear_bits(0x60, 1);
+        let mut bytes = [0; 4];
+        window.read(0x60, &mut bytes);
+        assert_eq!(bytes, [6, 0, 0, 0]);
+    }
+}
