@@ -215,12 +215,12 @@ pub(crate) fn delete(socket: &mut Socket, name: &str) -> Result<()> {
     }
 }
 
-/// As [`delete`], of the link with this index: one that has got the name since stays.
-pub(crate) fn delete_index(socket: &mut Socket, index: u32) -> Result<()> {
+/// As [`delete`], of the link that had the name when its index was looked up: one that has got it since stays.
+pub(crate) fn delete_index(socket: &mut Socket, index: u32, name: &str) -> Result<()> {
     let header = Ifinfomsg { ifi_index: index.cast_signed(), ..Ifinfomsg::new() };
     let request = rt_link::Request::new().op_dellink_do(&header);
     let mut batch = Batch::default();
-    batch.add(&request, "delete link", index.to_string());
+    batch.add(&request, "delete link", name);
     match socket.execute(batch) {
         Err(error) if is_errno(&error, libc::ENODEV) => Ok(()),
         result => result,

@@ -238,7 +238,7 @@ impl Network {
         let _under_way = leases.begin_release()?;
         drop(leases);
         if let Some(index) = link {
-            self.route(|socket| link::delete_index(socket, index))?;
+            self.route(|socket| link::delete_index(socket, index, &lease.host_link))?;
         }
         let Some(leases) = Leases::lock_existing(&self.dir)? else { return Ok(()) };
         match leases.find(container_id)? {

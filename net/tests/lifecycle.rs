@@ -4,8 +4,9 @@
 mod support;
 
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use nix::fcntl::{Flock, FlockArg};
 use rkvm_net::{Error, Holder, HostPorts, PortMapping, Protocol};
 use support::{Netns, ask_tcp, ask_udp, id, ip, mappings, print, serve_tcp, serve_udp, world};
 
@@ -344,6 +345,25 @@ fn a_monitor_does_not_release_what_the_next_one_has_reserved() {
     assert_eq!(world.network.leases().unwrap().len(), 1);
     world.network.release(&id("web")).unwrap();
     assert_eq!(world.network.leases().unwrap(), []);
+}
+
+#[test]
+fn a_release_under_way_holds_up_the_networks_removal_and_no_other_container() {
+    let world = world();
+    drop(world.container("first", &[]));
+    world.network.release(&id("first")).unwrap();
+    // As a release holds it while the kernel removes the link.
+    let leases = std::fs::File::open(world.folder.path().join("net/leases")).unwrap();
+    let under_way = Flock::lock(leases, FlockArg::LockShared).unwrap();
+    drop(world.container("second", &[]));
+    world.network.release(&id("second")).unwrap();
+    std::thread::scope(|scope| {
+        let removal = scope.spawn(|| world.network.remove());
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(!removal.is_finished());
+        drop(under_way);
+        removal.join().unwrap().unwrap();
+    });
 }
 
 /// Prints what a container's network costs (`cargo test -p rkvm-net cost -- --nocapture`).
