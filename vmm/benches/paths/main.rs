@@ -104,31 +104,32 @@ impl Served {
     }
 }
 
-/// Reads of a disk whose file is in the page cache: from the driver's notification to its interrupt.
+/// Reads and writes of a disk whose file is in the page cache: from the driver's notification to its interrupt.
 fn block(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("block-read");
-    let mut file = tempfile::tempfile().unwrap();
-    std::io::Write::write_all(&mut file, &vec![7; 1 << 20]).unwrap();
-    let device = Block::new(file, "disk".as_ref(), Access::ReadOnly, "disk").unwrap();
-    let mut served = Served::new(device);
-    for (name, bytes) in [("4KiB", 4 << 10), ("128KiB", 128 << 10)] {
-        group.throughput(Throughput::Bytes(u64::from(bytes)));
-        group.bench_function(BenchmarkId::new("vm", name), |bencher| {
-            // VIRTIO_BLK_T_IN of sector 0.
-            served.memory.write_obj([0_u64, 0], GuestAddress(BUFFERS)).unwrap();
-            let status = BUFFERS + 16;
-            bencher.iter(|| {
-                served.serve(
-                    0,
-                    &[
-                        Buffer::Readable(BUFFERS, 16),
-                        Buffer::Writable(BUFFERS + 4096, bytes),
-                        Buffer::Writable(status, 1),
-                    ],
-                );
+    // VIRTIO_BLK_T_IN and VIRTIO_BLK_T_OUT.
+    for (name, kind, access) in [("block-read", 0, Access::ReadOnly), ("block-write", 1, Access::ReadWrite)] {
+        let mut group = criterion.benchmark_group(name);
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut file, &vec![7; 1 << 20]).unwrap();
+        let mut served = Served::new(Block::new(file, "disk".as_ref(), access, "disk").unwrap());
+        for (size, bytes) in [("4KiB", 4 << 10), ("128KiB", 128 << 10)] {
+            group.throughput(Throughput::Bytes(u64::from(bytes)));
+            group.bench_function(BenchmarkId::new("vm", size), |bencher| {
+                // Of sector 0.
+                served.memory.write_obj([kind, 0_u64], GuestAddress(BUFFERS)).unwrap();
+                let (data, status) = (BUFFERS + 4096, BUFFERS + 16);
+                let data = match access {
+                    Access::ReadOnly => Buffer::Writable(data, bytes),
+                    Access::ReadWrite => Buffer::Readable(data, bytes),
+                };
+                bencher.iter(|| {
+                    let request = [Buffer::Readable(BUFFERS, 16), data, Buffer::Writable(status, 1)];
+                    served.serve(0, &request);
+                });
+                let status = served.memory.read_obj::<u8>(GuestAddress(status)).unwrap();
+                assert_eq!(status, 0, "the request failed");
             });
-            assert_eq!(served.memory.read_obj::<u8>(GuestAddress(status)).unwrap(), 0, "the read failed");
-        });
+        }
     }
 }
 
