@@ -2,13 +2,11 @@
 
 use crate::budget::Budget;
 use crate::model::{
-    Comparison, Distribution, Estimate, Magnitude, PHASES, PhaseSummary, Report, Sample, SampleKind, Subject,
-    SubjectSummary, Summary,
+    Comparison, Distribution, PHASES, PhaseSummary, Report, Sample, SampleKind, Subject, SubjectSummary,
+    Summary,
 };
+use crate::sentence::{Figures, sentence};
 use crate::stats::{self, Bootstrap};
-
-/// Below this p a difference is called shown.
-pub const SIGNIFICANT: f64 = 0.05;
 
 /// Sums up a report's samples.
 pub fn summarize(report: &Report, budgets: &[Budget]) -> Summary {
@@ -75,9 +73,9 @@ pub fn compare(
     let ratio = bootstrap.ratio_of_medians(first, second)?;
     let shift_ns = stats::hodges_lehmann(first, second);
     let cliffs_delta = stats::cliffs_delta(first, second);
-    let magnitude = stats::magnitude(cliffs_delta);
     let p_value = stats::mann_whitney(first, second).p;
-    let sentence = sentence(of.name, to.name, ratio, shift_ns, magnitude, p_value);
+    let counts = (first.len(), second.len());
+    let figures = Figures { ratio, shift_ns, delta: cliffs_delta, p: p_value, counts };
     Some(Comparison {
         of: of.id.to_owned(),
         to: to.id.to_owned(),
@@ -85,34 +83,10 @@ pub fn compare(
         ratio,
         shift_ns,
         cliffs_delta,
-        magnitude,
+        magnitude: stats::magnitude(cliffs_delta),
         p_value,
-        sentence,
+        sentence: sentence(of.name, to.name, &figures),
     })
-}
-
-fn sentence(of: &str, to: &str, ratio: Estimate, shift: Estimate, magnitude: Magnitude, p: f64) -> String {
-    let chance = if p < 0.001 { "p < 0.001".to_owned() } else { format!("p = {p:.3}") };
-    if p >= SIGNIFICANT {
-        return format!(
-            "No difference between {of} and {to} is shown ({chance}): the ratio of the medians is {:.3}, and anything from {:.3} to {:.3} fits the samples.",
-            ratio.value, ratio.low, ratio.high
-        );
-    }
-    let effect = match magnitude {
-        Magnitude::Negligible => "a negligible effect: single starts overlap almost entirely",
-        Magnitude::Small => "a small effect: single starts overlap much",
-        Magnitude::Medium => "a medium effect: single starts overlap",
-        Magnitude::Large => "a large effect: single starts hardly overlap",
-    };
-    let direction = if shift.value >= 0.0 { "longer" } else { "shorter" };
-    format!(
-        "{of} takes {:.2} times as long as {to} (95 %: {:.2} to {:.2}), typically {:.1} ms {direction}; {effect} ({chance}).",
-        ratio.value,
-        ratio.low,
-        ratio.high,
-        shift.value.abs() / 1e6
-    )
 }
 
 /// The distribution of some starts.

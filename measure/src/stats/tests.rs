@@ -167,3 +167,15 @@ fn a_shuffle_is_fair_and_repeats() {
     assert_eq!(order(9), order(9));
     assert_ne!(order(9), order(10));
 }
+
+#[test]
+fn the_least_p_is_that_of_samples_without_overlap() {
+    for (n, m) in [(1, 1), (2, 3), (3, 3), (4, 4), (10, 7)] {
+        let low: Vec<f64> = (0..n).map(f64::from).collect();
+        let high: Vec<f64> = (0..m).map(|value| f64::from(value) + 100.0).collect();
+        let p = mann_whitney(&low, &high).p;
+        assert!((least_p(low.len(), high.len()) - p).abs() < 1e-12, "{n} and {m}: {p}");
+    }
+    assert_eq!(least_p(0, 3), 1.0);
+    assert!(least_p(3, 3) > 0.09 && least_p(1000, 1000) < 1e-100);
+}
