@@ -102,6 +102,14 @@ pub fn take(order: &Order, context: &Context) -> Result<Option<Report>> {
     report.samples = measured.samples;
     report.failures = measured.failures;
     report.density = measured.density;
+    for one in &measured.given_up {
+        output::complain(format_args!("{}: not measured: {}", one.id, one.reason));
+    }
+    report.subjects.retain(|subject| {
+        let has_samples = report.samples.iter().any(|sample| sample.subject == subject.id);
+        has_samples || !measured.given_up.iter().any(|one| one.id == subject.id)
+    });
+    report.missing.extend(measured.given_up);
     report.finished = rfc3339(SystemTime::now());
     report.provenance.load_after = Host::read(Path::new("/"), "", "").load;
     let spent = CpuTime::now().since(&before);
