@@ -10,6 +10,9 @@ use nix::sys::signal::Signal;
 use rkvm_testing::{Cmd, Output, Sandbox, binary, have, wait};
 use serde_json::Value;
 
+#[path = "compare/faults.rs"]
+mod faults;
+
 fn sandbox() -> Sandbox {
     let sandbox = Sandbox::new();
     sandbox.load_busybox();
@@ -331,12 +334,7 @@ fn firecracker_is_driven() {
         return;
     }
     let sandbox = sandbox();
-    let folder = file(&sandbox, "bin");
-    fs::create_dir(&folder).unwrap();
-    let program = folder.join("firecracker");
-    fs::write(&program, FAKE_FIRECRACKER).unwrap();
-    fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+    let path = faults::path_with(&sandbox, "firecracker", FAKE_FIRECRACKER);
     let measure = |args: &[&str]| {
         let fixed = ["--runs=2", "--warmup=0", "--timeout=20s", "--with=firecracker"];
         compare(&sandbox, &fixed).args(args).env("PATH", &path)
@@ -373,65 +371,10 @@ fn firecracker_is_driven() {
         }
     }
     // One that is broken is named like one that is missing.
-    fs::write(&program, "#!/bin/sh\necho broken >&2; exit 1\n").unwrap();
+    faults::path_with(&sandbox, "firecracker", faults::BROKEN);
     let text = measure(&["--ready=exit", "busybox", "--", "true"]).ok();
     assert!(text.stderr().contains("firecracker: not measured"), "{}", text.stderr());
     assert_clean(&sandbox);
-}
-
-/// A folder with a program `name` that is this script, before everything else on PATH.
-fn path_with(sandbox: &Sandbox, name: &str, script: &str) -> String {
-    let folder = file(sandbox, "bin");
-    fs::create_dir_all(&folder).unwrap();
-    let program = folder.join(name);
-    fs::write(&program, script).unwrap();
-    fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    format!("{}:{}", folder.display(), std::env::var("PATH").unwrap())
-}
-
-/// A runc that fails from its `$0.good`th start on.
-const FAILING_RUNC: &str = r#"#!/bin/sh
-case "$*" in
-*--version) echo "runc version 9.9.9"; exit 0;;
-*run*) ;;
-*) exit 0;;
-esac
-echo x >>"$0.starts"
-[ "$(wc -l <"$0.starts")" -le "$(cat "$0.good")" ] && exit 0
-echo "its cgroup is broken" >&2
-exit 1
-"#;
-
-#[test]
-fn a_peer_whose_starts_fail_is_named_and_the_others_go_on() {
-    let sandbox = sandbox();
-    let path = path_with(&sandbox, "runc", FAILING_RUNC);
-    for (good, samples, reason) in [
-        ("0", 0, "its first start failed: runc: the command ended"),
-        ("1", 0, "given up after 3 failed starts in a row: the command ended"),
-        ("3", 3, "given up after 3 failed starts in a row: the command ended"),
-    ] {
-        let _ = fs::remove_file(file(&sandbox, "bin/runc.starts"));
-        fs::write(file(&sandbox, "bin/runc.good"), good).unwrap();
-        let out = file(&sandbox, "peer.json");
-        let args = ["--ready=exit", "--runs=8", "--warmup=1", "--with=runc", "--json", out.to_str().unwrap()];
-        let output = compare(&sandbox, &args).args(["busybox", "--", "true"]).env("PATH", &path).ok();
-        assert!(output.stderr().contains(&format!("runc: not measured: {reason}")), "{}", output.stderr());
-        let report = json(&out);
-        let missing = report["missing"].as_array().unwrap();
-        let named = missing.iter().find(|one| one["id"] == "runc").unwrap();
-        assert!(named["reason"].as_str().unwrap().contains(reason), "{named}");
-        assert!(output.stdout().contains("runc: not measured"), "{}", output.stdout());
-        let count = |list: &str, key: &str, id: &str| {
-            report[list].as_array().unwrap().iter().filter(|one| one[key] == id).count()
-        };
-        assert_eq!(
-            (count("samples", "subject", "container"), count("samples", "subject", "runc")),
-            (9, samples)
-        );
-        assert_eq!(count("subjects", "id", "runc"), usize::from(samples > 0));
-        assert_clean(&sandbox);
-    }
 }
 
 #[test]
@@ -468,7 +411,9 @@ fn bad_input_is_refused_before_anything_runs() {
     assert_fails(&run(&["--ready=exit", "--density=2", "busybox"]), 1, "--density");
     assert_fails(&run(&["--json=/proc/report.json", "busybox"]), 1, "cannot write /proc/report.json");
     assert_fails(&run(&["registry.invalid/nothing:1"]), 1, "registry.invalid/nothing:1");
-    assert_fails(&run(&["--ready=exec", "busybox", "--", "/no/such/program"]), 1, "/no/such/program");
+    let missing = run(&["--ready=exec", "busybox", "--", "/no/such/program"]);
+    assert_fails(&missing, 1, "/no/such/program");
+    assert_fails(&missing, 1, "the last phase that ended is `process`");
     assert_fails(&run(&["missing.json", "missing.json"]), 1, "missing.json");
     // This host is a debug build at the least.
     assert_fails(&run(&["--strict", "--ready=exit", "busybox", "--", "true"]), 1, "--strict");
