@@ -91,6 +91,25 @@ fn a_budget_that_limits_nothing_is_an_error() {
 }
 
 #[test]
+fn a_peer_that_is_measured_to_its_return_says_so() {
+    let sandbox = sandbox();
+    let path = path_with(&sandbox, "runc", FAILING_RUNC);
+    fs::write(file(&sandbox, "bin/runc.good"), "99").unwrap();
+    let out = file(&sandbox, "a.json");
+    for (probe, is_told) in [("exec", true), ("exit", false)] {
+        let args =
+            ["--runs=2", "--warmup=0", "--with=runc", "--ready", probe, "--json", out.to_str().unwrap()];
+        compare(&sandbox, &args).args(["busybox", "--", "true"]).env("PATH", &path).ok();
+        let report = json(&out);
+        let told = |subject: usize| {
+            let differences = report["subjects"][subject]["differences"].as_array().unwrap().iter();
+            differences.filter(|one| one.as_str().unwrap().contains("to its command's return")).count()
+        };
+        assert_eq!((told(0), told(1)), (0, usize::from(is_told)), "{probe}");
+    }
+}
+
+#[test]
 fn a_flag_without_effect_is_refused_and_a_peer_named_twice_is_measured_once() {
     let sandbox = sandbox();
     let out = file(&sandbox, "a.json");

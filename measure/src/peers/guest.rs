@@ -20,6 +20,8 @@ use crate::probe::Probe;
 pub const HOST: &str = "10.0.2.2/24";
 /// Address of the guest's end.
 pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
+/// How its link differs, for both machines.
+pub const LINK: &str = "its tap device is made before the command; the host sends nothing before the guest has announced its address, which it does as soon as its link is up";
 /// Memory without a limit, as `rkvm run --isolation=vm` gives.
 const MEMORY_MIB: u64 = 256;
 
@@ -108,7 +110,10 @@ fn script(process: &Value, ending: &str) -> String {
          $B ln -s /proc/self/fd/1 /root/dev/stdout\n\
          $B ln -s /proc/self/fd/2 /root/dev/stderr\n\
          $B ifconfig lo 127.0.0.1 up\n\
-         [ ! -e /root/sys/class/net/eth0 ] || $B ifconfig eth0 {GUEST} netmask 255.255.255.0 up\n\
+         if [ -e /root/sys/class/net/eth0 ]; then\n\
+         echo 1 >/root/proc/sys/net/ipv4/conf/eth0/arp_notify\n\
+         $B ifconfig eth0 {GUEST} netmask 255.255.255.0 up\n\
+         fi\n\
          cd /root\n\
          $B env -i {env} $B chroot /root {shell}{args}\n\
          {ending}\n\

@@ -72,7 +72,7 @@ pub fn take(order: &Order, context: &Context) -> Result<Option<Report>> {
         question: order.question.clone(),
         provenance,
         findings,
-        subjects: contestants.iter().map(|one| one.subject().clone()).collect(),
+        subjects: contestants.iter().map(|one| peers::described(one.as_ref(), &order.probe)).collect(),
         missing,
         samples: vec![],
         failures: vec![],
