@@ -24,7 +24,7 @@ pub struct Figures {
     pub delta: f64,
     /// Two-sided p of Mann and Whitney's test.
     pub p: f64,
-    /// What the test compared: starts of the first and of the second.
+    /// What the test compared: starts, or rounds of starts at once, of the first and of the second.
     pub counts: (usize, usize),
 }
 
@@ -47,14 +47,14 @@ pub fn sentence(of: &str, to: &str, figures: &Figures) -> String {
     }
     let excludes_one = ratio.low > 1.0 || ratio.high < 1.0;
     let can_decide = stats::least_p(counts.0, counts.1) < SIGNIFICANT;
-    let starts = if counts.0 == counts.1 {
-        format!("{} starts of each", counts.0)
+    let runs = if counts.0 == counts.1 {
+        format!("{} runs of each", counts.0)
     } else {
-        format!("{} and {} starts", counts.0, counts.1)
+        format!("{} and {} runs", counts.0, counts.1)
     };
     match (excludes_one, can_decide) {
         (true, false) => format!(
-            "{}; with {starts} no test can tell this from chance ({chance}): take --runs {ENOUGH} or more.",
+            "{}; with {runs} no test can tell this from chance ({chance}): take --runs {ENOUGH} or more.",
             takes(" in these starts")
         ),
         (true, true) => format!(
@@ -69,7 +69,7 @@ pub fn sentence(of: &str, to: &str, figures: &Figures) -> String {
             if can_decide {
                 nothing + "."
             } else {
-                nothing + &format!("; with {starts} no test could show one: take --runs {ENOUGH} or more.")
+                nothing + &format!("; with {runs} no test could show one: take --runs {ENOUGH} or more.")
             }
         }
     }
@@ -95,11 +95,12 @@ fn effect(of: &str, delta: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::Bootstrap;
+    use crate::stats::{Bootstrap, Rounds};
     use crate::summary::{Named, compare};
 
     fn said(of: &[f64], to: &[f64]) -> String {
-        let milliseconds = |values: &[f64]| values.iter().map(|value| value * 1e6).collect::<Vec<_>>();
+        let milliseconds =
+            |values: &[f64]| Rounds::single(&values.iter().map(|value| value * 1e6).collect::<Vec<_>>());
         let named = |id| Named { id, name: id };
         compare(named("X"), named("Y"), &milliseconds(of), &milliseconds(to), &mut Bootstrap::new(1))
             .unwrap()
@@ -110,14 +111,11 @@ mod tests {
     fn three_starts_of_each_say_what_was_seen_and_that_no_test_can_tell() {
         let text = said(&[386.0, 380.0, 400.0], &[100.0, 96.0, 101.0]);
         assert!(text.starts_with("X takes 3.86 times as long as Y in these starts (95 %: "), "{text}");
-        assert!(
-            text.contains("with 3 starts of each no test can tell this from chance (p = 0.100)"),
-            "{text}"
-        );
+        assert!(text.contains("with 3 runs of each no test can tell this from chance (p = 0.100)"), "{text}");
         assert!(text.contains("take --runs 10 or more"), "{text}");
         let text = said(&[10.0, 12.0, 14.0], &[11.0, 13.0, 9.0]);
         assert!(text.starts_with("No difference between X and Y is shown"), "{text}");
-        assert!(text.contains("with 3 starts of each no test could show one"), "{text}");
+        assert!(text.contains("with 3 runs of each no test could show one"), "{text}");
     }
 
     #[test]

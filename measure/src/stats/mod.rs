@@ -6,7 +6,7 @@ mod rank;
 #[cfg(test)]
 mod tests;
 
-pub use bootstrap::{Bootstrap, RESAMPLES};
+pub use bootstrap::{Bootstrap, RESAMPLES, Rounds};
 pub use random::Random;
 pub use rank::{MannWhitney, cliffs_delta, hodges_lehmann, least_p, magnitude, mann_whitney};
 

@@ -179,3 +179,28 @@ fn the_least_p_is_that_of_samples_without_overlap() {
     assert_eq!(least_p(0, 3), 1.0);
     assert!(least_p(3, 3) > 0.09 && least_p(1000, 1000) < 1e-100);
 }
+
+#[test]
+fn starts_of_one_round_are_resampled_together() {
+    // Five rounds of four equal starts say as much as five starts.
+    let rounds: Vec<(f64, usize)> =
+        (0..20).map(|start| (f64::from(100 + start / 4 * 10), start as usize / 4)).collect();
+    let of = Rounds::of(&rounds);
+    assert_eq!(of.medians(), [100.0, 110.0, 120.0, 130.0, 140.0]);
+    let values = of.values();
+    let apart = Bootstrap::new(1).quantile(&values, 0.5);
+    let together = Bootstrap::new(1).quantile_of(&of, 0.5);
+    assert_eq!((together.value, apart.value), (120.0, 120.0));
+    assert!(together.high - together.low > apart.high - apart.low, "{together:?}, {apart:?}");
+    let five = Bootstrap::new(1).quantile(&of.medians(), 0.5);
+    assert_eq!((together.low, together.high), (five.low, five.high));
+    let ratio = Bootstrap::new(1).ratio_of(&of, &of).unwrap();
+    assert!(ratio.value == 1.0 && ratio.low < 0.85 && ratio.high > 1.17, "{ratio:?}");
+    // One start a round is as before, for the same seed.
+    let single: Vec<(f64, usize)> = values.iter().copied().zip(7..).collect();
+    assert_eq!(
+        Bootstrap::new(3).quantile_of(&Rounds::of(&single), 0.9),
+        Bootstrap::new(3).quantile(&values, 0.9)
+    );
+    assert_eq!(Bootstrap::new(1).quantile_of(&Rounds::of(&[]), 0.5).value, 0.0);
+}
