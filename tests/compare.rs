@@ -10,6 +10,9 @@ use nix::sys::signal::Signal;
 use rkvm_testing::{Cmd, Output, Sandbox, binary, have, wait};
 use serde_json::Value;
 
+#[path = "compare/faults.rs"]
+mod faults;
+
 fn sandbox() -> Sandbox {
     let sandbox = Sandbox::new();
     sandbox.load_busybox();
@@ -331,12 +334,7 @@ fn firecracker_is_driven() {
         return;
     }
     let sandbox = sandbox();
-    let folder = file(&sandbox, "bin");
-    fs::create_dir(&folder).unwrap();
-    let program = folder.join("firecracker");
-    fs::write(&program, FAKE_FIRECRACKER).unwrap();
-    fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+    let path = faults::path_with(&sandbox, "firecracker", FAKE_FIRECRACKER);
     let measure = |args: &[&str]| {
         let fixed = ["--runs=2", "--warmup=0", "--timeout=20s", "--with=firecracker"];
         compare(&sandbox, &fixed).args(args).env("PATH", &path)
@@ -367,12 +365,13 @@ fn firecracker_is_driven() {
     for (ending, message) in
         [("rkvm: the program ended with 3", "ended with 3"), ("panic", "its program had not ended")]
     {
-        let failed = measure(&["--ready=exit", "busybox", "--", "true"]).env("FAKE_ENDING", ending).run();
-        assert_fails(&failed, 1, message);
-        assert!(failed.stderr().contains("a line of its guest"), "{}", failed.stderr());
+        let failed = measure(&["--ready=exit", "busybox", "--", "true"]).env("FAKE_ENDING", ending).ok();
+        for text in ["firecracker: not measured: its first start failed", message, "a line of its guest"] {
+            assert!(failed.stderr().contains(text), "{text:?} is not in:\n{}", failed.stderr());
+        }
     }
     // One that is broken is named like one that is missing.
-    fs::write(&program, "#!/bin/sh\necho broken >&2; exit 1\n").unwrap();
+    faults::path_with(&sandbox, "firecracker", faults::BROKEN);
     let text = measure(&["--ready=exit", "busybox", "--", "true"]).ok();
     assert!(text.stderr().contains("firecracker: not measured"), "{}", text.stderr());
     assert_clean(&sandbox);
@@ -412,7 +411,9 @@ fn bad_input_is_refused_before_anything_runs() {
     assert_fails(&run(&["--ready=exit", "--density=2", "busybox"]), 1, "--density");
     assert_fails(&run(&["--json=/proc/report.json", "busybox"]), 1, "cannot write /proc/report.json");
     assert_fails(&run(&["registry.invalid/nothing:1"]), 1, "registry.invalid/nothing:1");
-    assert_fails(&run(&["--ready=exec", "busybox", "--", "/no/such/program"]), 1, "/no/such/program");
+    let missing = run(&["--ready=exec", "busybox", "--", "/no/such/program"]);
+    assert_fails(&missing, 1, "/no/such/program");
+    assert_fails(&missing, 1, "the last phase that ended is `process`");
     assert_fails(&run(&["missing.json", "missing.json"]), 1, "missing.json");
     // This host is a debug build at the least.
     assert_fails(&run(&["--strict", "--ready=exit", "busybox", "--", "true"]), 1, "--strict");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::model::{BudgetResult, Distribution, SubjectKind};
+use crate::model::{BudgetResult, Distribution, Report, SubjectKind};
 
 /// Reads a duration, e.g. `200ms`, `1.5s`, `800us`.
 ///
@@ -34,6 +34,27 @@ enum Figure {
     P99,
     Mean,
     Max,
+}
+
+/// Checks that each budget limits something that was measured: one that limits nothing would be kept whatever happens.
+///
+/// # Errors
+/// Names the first that judged no subject of this report, and why.
+pub fn check(budgets: &[Budget], report: &Report) -> Result<()> {
+    let judges = |budget: &&Budget| report.summary.budgets.iter().any(|result| result.budget == budget.text);
+    let Some(idle) = budgets.iter().find(|budget| !judges(budget)) else { return Ok(()) };
+    let ids: Vec<&str> = report.subjects.iter().map(|subject| subject.id.as_str()).collect();
+    let Some(name) = idle.subject() else {
+        let reason = format!("it limits container and vm, and neither was measured, only {}", ids.join(", "));
+        return Err(Error::invalid("--budget", &idle.text, reason));
+    };
+    let missing = report.missing.iter().find(|missing| missing.id == name);
+    let reason = match missing {
+        Some(missing) => format!("{name} was not measured: {}", missing.reason),
+        None if ids.contains(&name) => format!("no start of {name} counted: measure again"),
+        None => format!("{name} was not measured; there are {}", ids.join(", ")),
+    };
+    Err(Error::invalid("--budget", &idle.text, reason))
 }
 
 /// A limit, e.g. `p95=200ms` or `vm:median=150ms`.

@@ -9,7 +9,7 @@ use crate::contestant::{Contestant, Instance};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::memory;
-use crate::model::{CacheState, Completion, DensityPoint, Failure, Sample};
+use crate::model::{CacheState, Completion, DensityPoint, Failure, Missing, Sample, SampleKind, SubjectKind};
 use crate::plan::Turn;
 use crate::start::{self, After, Conditions, Started};
 
@@ -26,6 +26,8 @@ pub struct Measured {
     pub samples: Vec<Sample>,
     /// Those that failed.
     pub failures: Vec<Failure>,
+    /// Peers that were given up, and why; the others went on.
+    pub given_up: Vec<Missing>,
     /// The density measurement.
     pub density: Vec<DensityPoint>,
     /// Why it ended early.
@@ -45,6 +47,67 @@ impl Measured {
                 planned: self.planned,
             },
         }
+    }
+}
+
+impl Measured {
+    fn has_given_up(&self, id: &str) -> bool {
+        self.given_up.iter().any(|one| one.id == id)
+    }
+
+    fn interrupted(&mut self) {
+        self.broken_off = Some("interrupted".to_owned());
+    }
+
+    /// Notes a start that failed. A peer with whose program something is wrong must not cost the figures of all others.
+    fn failed(&mut self, contestant: &dyn Contestant, error: Error, order: usize) -> Result<()> {
+        let subject = contestant.subject();
+        let is_first = !self.samples.iter().any(|sample| sample.subject == subject.id);
+        match error {
+            error if is_first && subject.kind == SubjectKind::Peer => {
+                if !self.has_given_up(&subject.id) {
+                    let reason = format!("its first start failed: {error}");
+                    self.given_up.push(Missing { id: subject.id.clone(), reason });
+                }
+            }
+            Error::NotReady(mut failure) if !is_first => {
+                failure.order = order;
+                self.failures.push(*failure);
+            }
+            error if subject.kind == SubjectKind::Peer => self.failures.push(Failure {
+                subject: subject.id.clone(),
+                order,
+                message: error.to_string(),
+                reached: None,
+                log: vec![],
+            }),
+            error => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// So many starts have failed that there is no use in going on with this one.
+    fn hopeless(&mut self, contestant: &dyn Contestant, starts: usize) {
+        let subject = contestant.subject();
+        if subject.kind != SubjectKind::Peer {
+            self.broken_off = Some(format!("{starts} starts in a row failed"));
+        } else if !self.has_given_up(&subject.id) {
+            let last = self.failures.iter().rev().find(|failure| failure.subject == subject.id);
+            let message = last.map_or("", |failure| failure.message.as_str());
+            let reason = format!("given up after {starts} failed starts in a row: {message}");
+            self.given_up.push(Missing { id: subject.id.clone(), reason });
+        }
+    }
+
+    /// A peer that was given up before any of its starts counted leaves nothing but its reason.
+    fn forget_unmeasured(&mut self) {
+        let counts = |id: &str| {
+            self.samples.iter().any(|sample| sample.subject == id && sample.kind == SampleKind::Measured)
+        };
+        let given_up = self.given_up.iter().map(|one| one.id.clone());
+        let empty: Vec<String> = given_up.filter(|id| !counts(id)).collect();
+        self.samples.retain(|sample| !empty.contains(&sample.subject));
+        self.failures.retain(|failure| !empty.contains(&failure.subject));
     }
 }
 
@@ -70,27 +133,49 @@ pub struct Drive<'a> {
 const HOPELESS: usize = 3;
 
 impl Drive<'_> {
-    /// Makes all starts. When the user interrupts it, or starts fail in a row, what was measured so far is returned and says so.
+    /// Makes all starts. When the user interrupts it, or rkvm's own starts fail in a row, what was measured so far is returned and says so.
+    /// A peer whose very first start fails, or several in a row, is given up, and the others go on.
     ///
     /// # Errors
-    /// A subject's very first start fails: then there is nothing to report. Or the caches cannot be dropped.
+    /// The very first start of rkvm's own fails: then there is nothing to report. Or the caches cannot be dropped.
     pub fn run(&self, watcher: &mut dyn Watcher) -> Result<Measured> {
         let planned = self.turns.len() * self.parallel + self.contestants.len() * self.density;
         let mut measured = Measured { planned, ..Measured::default() };
+        self.take_turns(&mut measured, watcher)?;
+        for contestant in self.contestants {
+            let takes_part = !measured.has_given_up(&contestant.subject().id);
+            if self.density > 0 && takes_part && measured.broken_off.is_none() {
+                self.grow(contestant.as_ref(), &mut measured, watcher)?;
+            }
+        }
+        measured.forget_unmeasured();
+        Ok(measured)
+    }
+
+    fn take_turns(&self, measured: &mut Measured, watcher: &mut dyn Watcher) -> Result<()> {
         let began = Instant::now();
-        let mut failed_in_a_row = 0;
+        let mut failed_in_a_row = vec![0; self.contestants.len()];
         for turn in self.turns {
+            let contestant = self.contestants[turn.subject].as_ref();
+            let id = contestant.subject().id.as_str();
+            if measured.has_given_up(id) {
+                continue;
+            }
+            if interrupt::requested() {
+                measured.interrupted();
+            }
+            if measured.broken_off.is_some() {
+                return Ok(());
+            }
             if self.cache == CacheState::Cold {
                 drop_caches()?;
             }
-            let contestant = self.contestants[turn.subject].as_ref();
-            let id = contestant.subject().id.as_str();
             let at_ms = began.elapsed().as_millis() as u64;
             for (slot, result) in self.turn(contestant, measured.samples.len()).into_iter().enumerate() {
                 let order = measured.samples.len() + measured.failures.len();
                 match result {
                     Ok(Started { ready, .. }) => {
-                        failed_in_a_row = 0;
+                        failed_in_a_row[turn.subject] = 0;
                         measured.samples.push(Sample {
                             subject: id.to_owned(),
                             kind: turn.kind,
@@ -102,34 +187,22 @@ impl Drive<'_> {
                             at_ms,
                         });
                     }
-                    Err(Error::NotReady(mut failure)) => {
-                        failed_in_a_row += 1;
-                        failure.order = order;
-                        if !measured.samples.iter().any(|sample| sample.subject == id) {
-                            return Err(Error::NotReady(failure));
-                        }
-                        measured.failures.push(*failure);
+                    Err(Error::Interrupted) => measured.interrupted(),
+                    Err(error) => {
+                        failed_in_a_row[turn.subject] += 1;
+                        measured.failed(contestant, error, order)?;
                     }
-                    Err(Error::Interrupted) => measured.broken_off = Some("interrupted".to_owned()),
-                    Err(error) => return Err(error),
                 }
-                watcher.done(order + 1, planned, id);
+                watcher.done(order + 1, measured.planned, id);
             }
-            if failed_in_a_row >= HOPELESS {
-                measured.broken_off = Some(format!("{failed_in_a_row} starts in a row failed"));
-            } else if interrupt::requested() {
-                measured.broken_off = Some("interrupted".to_owned());
-            }
-            if measured.broken_off.is_some() {
-                return Ok(measured);
+            if failed_in_a_row[turn.subject] >= HOPELESS {
+                measured.hopeless(contestant, failed_in_a_row[turn.subject]);
             }
         }
-        for contestant in self.contestants {
-            if self.density > 0 && measured.broken_off.is_none() {
-                self.grow(contestant.as_ref(), &mut measured, watcher)?;
-            }
+        if interrupt::requested() {
+            measured.interrupted();
         }
-        Ok(measured)
+        Ok(())
     }
 
     /// One start, or several at once.
@@ -175,6 +248,11 @@ impl Drive<'_> {
         let mut kept = vec![];
         let mut result = Ok(());
         for (instance, running) in instances().zip(1..) {
+            // A start that takes less than a glance of its own does not notice.
+            if interrupt::requested() {
+                measured.interrupted();
+                break;
+            }
             match start::start(contestant, instance, &self.conditions, After::Keep) {
                 Ok(started) => {
                     let start_ns = started.ready.total_ns;
@@ -193,16 +271,16 @@ impl Drive<'_> {
                     watcher.done(done, measured.planned, id);
                 }
                 Err(Error::Interrupted) => {
-                    measured.broken_off = Some("interrupted".to_owned());
-                    break;
-                }
-                Err(Error::NotReady(failure)) => {
-                    measured.broken_off = Some(format!("instance {running} of {id} did not start"));
-                    measured.failures.push(*failure);
+                    measured.interrupted();
                     break;
                 }
                 Err(error) => {
-                    result = Err(error);
+                    let is_peer = contestant.subject().kind == SubjectKind::Peer;
+                    if matches!(error, Error::NotReady(_)) && !is_peer {
+                        measured.broken_off = Some(format!("instance {running} of {id} did not start"));
+                    }
+                    let order = measured.samples.len() + measured.failures.len();
+                    result = measured.failed(contestant, error, order);
                     break;
                 }
             }

@@ -11,25 +11,36 @@ use crate::model::{Report, SCHEMA, SCHEMA_VERSION};
 #[derive(Debug)]
 pub struct Output {
     path: PathBuf,
-    temporary: Option<(PathBuf, File)>,
+    way: Way,
+}
+
+/// How it is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Way {
+    Stdout,
+    /// A device or a pipe.
+    InPlace,
+    /// By way of this file beside it, so that it is there whole or not at all.
+    Replace(PathBuf),
 }
 
 impl Output {
-    /// Checks that `path` can be written, without touching what is there. `-` is standard output.
+    /// Checks that `path` can be written, without touching what is there. `-` is standard output. Nothing is left beside it meanwhile:
+    /// whatever ends a measurement, there is no file to be removed.
     ///
     /// # Errors
     /// It cannot be written.
     pub fn reserve(path: &Path) -> Result<Self> {
         let fail = |error| Error::file("write", path, error);
+        let output = |way| Ok(Self { path: path.to_owned(), way });
         if path == Path::new("-") {
-            return Ok(Self { path: path.to_owned(), temporary: None });
+            return output(Way::Stdout);
         }
         if path.is_dir() {
             return Err(fail(std::io::ErrorKind::IsADirectory.into()));
         }
-        // A device or a pipe is written in place, a file is replaced when all is there.
         if path.exists() && !path.is_file() {
-            return Ok(Self { path: path.to_owned(), temporary: None });
+            return output(Way::InPlace);
         }
         if path.exists() {
             File::options().append(true).open(path).map_err(fail)?;
@@ -39,36 +50,31 @@ impl Output {
         temporary.push(name);
         temporary.push(format!(".{}", std::process::id()));
         let temporary = path.with_file_name(temporary);
-        let file = File::create(&temporary).map_err(fail)?;
-        Ok(Self { path: path.to_owned(), temporary: Some((temporary, file)) })
+        // Only making one tells: root may write everywhere by its rights, and not in /proc or on a read-only filesystem.
+        File::create(&temporary).and_then(|_| fs::remove_file(&temporary)).map_err(fail)?;
+        output(Way::Replace(temporary))
     }
 
     /// Writes it.
     ///
     /// # Errors
-    /// The disk is full, or the like.
-    pub fn write(mut self, content: &str) -> Result<()> {
-        let fail = |error| Error::file("write", &self.path, error);
-        match &mut self.temporary {
-            Some((temporary, file)) => {
-                file.write_all(content.as_bytes()).and_then(|()| file.sync_all()).map_err(fail)?;
-                fs::rename(&*temporary, &self.path).map_err(fail)?;
-                self.temporary = None;
-                Ok(())
+    /// The disk is full, or the like; what was there before stays.
+    pub fn write(self, content: &str) -> Result<()> {
+        let bytes = content.as_bytes();
+        let written = match &self.way {
+            Way::Stdout => std::io::stdout().write_all(bytes),
+            Way::InPlace => fs::write(&self.path, bytes),
+            Way::Replace(temporary) => {
+                let replaced = File::create(temporary)
+                    .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+                    .and_then(|()| fs::rename(temporary, &self.path));
+                if replaced.is_err() {
+                    let _ = fs::remove_file(temporary);
+                }
+                replaced
             }
-            None if self.path == Path::new("-") => {
-                std::io::stdout().write_all(content.as_bytes()).map_err(fail)
-            }
-            None => fs::write(&self.path, content).map_err(fail),
-        }
-    }
-}
-
-impl Drop for Output {
-    fn drop(&mut self) {
-        if let Some((temporary, _)) = &self.temporary {
-            let _ = fs::remove_file(temporary);
-        }
+        };
+        written.map_err(|error| Error::file("write", &self.path, error))
     }
 }
 
@@ -115,7 +121,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("report.json");
         fs::write(&path, "old").unwrap();
-        drop(Output::reserve(&path).unwrap());
+        let reserved = Output::reserve(&path).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "a killed measurement leaves no file");
+        drop(reserved);
         assert_eq!(fs::read_to_string(&path).unwrap(), "old");
         Output::reserve(&path).unwrap().write("new").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "new");

@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM end a measurement in an orderly way.
+//! SIGINT, SIGTERM and SIGHUP end a measurement in an orderly way.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -12,13 +12,20 @@ extern "C" fn note(_signal: i32) {
     REQUESTED.store(true, Ordering::Relaxed);
 }
 
-/// From now on the two signals only make [`requested`] true. A second one ends the process as usual.
+/// From now on the three signals only make [`requested`] true. A second one ends the process as usual. One that is ignored stays so: a
+/// measurement below nohup(1) outlives its terminal.
 pub fn watch() {
     // SA_RESETHAND: whoever insists is not held up. SA_RESTART: no call fails because of it.
     let flags = SaFlags::SA_RESETHAND | SaFlags::SA_RESTART;
     let action = SigAction::new(SigHandler::Handler(note), flags, SigSet::empty());
-    for signal in [Signal::SIGINT, Signal::SIGTERM] {
-        sys::install(signal, &action);
+    let ignored = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let before = sys::install(signal, &action);
+        if signal == Signal::SIGHUP
+            && before.is_some_and(|before| matches!(before.handler(), SigHandler::SigIgn))
+        {
+            sys::install(signal, &ignored);
+        }
     }
 }
 

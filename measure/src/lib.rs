@@ -17,6 +17,7 @@ pub mod process;
 pub mod provenance;
 pub mod render;
 pub mod rkvm;
+mod sentence;
 pub mod session;
 pub mod start;
 pub mod stats;

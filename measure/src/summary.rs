@@ -2,13 +2,11 @@
 
 use crate::budget::Budget;
 use crate::model::{
-    Comparison, Distribution, Estimate, Magnitude, PHASES, PhaseSummary, Report, Sample, SampleKind, Subject,
-    SubjectSummary, Summary,
+    Comparison, Distribution, PHASES, PhaseSummary, Report, Sample, SampleKind, Subject, SubjectSummary,
+    Summary,
 };
-use crate::stats::{self, Bootstrap};
-
-/// Below this p a difference is called shown.
-pub const SIGNIFICANT: f64 = 0.05;
+use crate::sentence::{Figures, sentence};
+use crate::stats::{self, Bootstrap, Rounds};
 
 /// Sums up a report's samples.
 pub fn summarize(report: &Report, budgets: &[Budget]) -> Summary {
@@ -40,12 +38,18 @@ pub fn measured<'a>(report: &'a Report, subject: &str) -> Vec<&'a Sample> {
     report.samples.iter().filter(counts).collect()
 }
 
-fn totals(samples: &[&Sample]) -> Vec<f64> {
-    samples.iter().map(|sample| sample.total_ns as f64).collect()
+/// What `value` gives of each start, with its round.
+pub fn rounds(samples: &[&Sample], value: impl Fn(&Sample) -> f64) -> Rounds {
+    Rounds::of(&samples.iter().map(|sample| (value(sample), sample.round)).collect::<Vec<_>>())
+}
+
+fn total(sample: &Sample) -> f64 {
+    sample.total_ns as f64
 }
 
 fn against(report: &Report, of: &Subject, to: &Subject, bootstrap: &mut Bootstrap) -> Option<Comparison> {
-    let (first, second) = (totals(&measured(report, &of.id)), totals(&measured(report, &to.id)));
+    let totals = |subject: &Subject| rounds(&measured(report, &subject.id), total);
+    let (first, second) = (totals(of), totals(to));
     compare(
         Named { id: &of.id, name: &of.name },
         Named { id: &to.id, name: &to.name },
@@ -64,20 +68,22 @@ pub struct Named<'a> {
     pub name: &'a str,
 }
 
-/// Compares two samples of times, nanoseconds; `None` when one is empty or only zeros.
+/// Compares two samples of times, nanoseconds; `None` when one is empty or only zeros. Of starts that were made at once the test and the
+/// shift compare the medians of their rounds.
 pub fn compare(
     of: Named<'_>,
     to: Named<'_>,
-    first: &[f64],
-    second: &[f64],
+    first: &Rounds,
+    second: &Rounds,
     bootstrap: &mut Bootstrap,
 ) -> Option<Comparison> {
-    let ratio = bootstrap.ratio_of_medians(first, second)?;
-    let shift_ns = stats::hodges_lehmann(first, second);
-    let cliffs_delta = stats::cliffs_delta(first, second);
-    let magnitude = stats::magnitude(cliffs_delta);
-    let p_value = stats::mann_whitney(first, second).p;
-    let sentence = sentence(of.name, to.name, ratio, shift_ns, magnitude, p_value);
+    let ratio = bootstrap.ratio_of(first, second)?;
+    let cliffs_delta = stats::cliffs_delta(&first.values(), &second.values());
+    let (first, second) = (first.medians(), second.medians());
+    let shift_ns = stats::hodges_lehmann(&first, &second);
+    let p_value = stats::mann_whitney(&first, &second).p;
+    let counts = (first.len(), second.len());
+    let figures = Figures { ratio, shift_ns, delta: cliffs_delta, p: p_value, counts };
     Some(Comparison {
         of: of.id.to_owned(),
         to: to.id.to_owned(),
@@ -85,48 +91,25 @@ pub fn compare(
         ratio,
         shift_ns,
         cliffs_delta,
-        magnitude,
+        magnitude: stats::magnitude(cliffs_delta),
         p_value,
-        sentence,
+        sentence: sentence(of.name, to.name, &figures),
     })
-}
-
-fn sentence(of: &str, to: &str, ratio: Estimate, shift: Estimate, magnitude: Magnitude, p: f64) -> String {
-    let chance = if p < 0.001 { "p < 0.001".to_owned() } else { format!("p = {p:.3}") };
-    if p >= SIGNIFICANT {
-        return format!(
-            "No difference between {of} and {to} is shown ({chance}): the ratio of the medians is {:.3}, and anything from {:.3} to {:.3} fits the samples.",
-            ratio.value, ratio.low, ratio.high
-        );
-    }
-    let effect = match magnitude {
-        Magnitude::Negligible => "a negligible effect: single starts overlap almost entirely",
-        Magnitude::Small => "a small effect: single starts overlap much",
-        Magnitude::Medium => "a medium effect: single starts overlap",
-        Magnitude::Large => "a large effect: single starts hardly overlap",
-    };
-    let direction = if shift.value >= 0.0 { "longer" } else { "shorter" };
-    format!(
-        "{of} takes {:.2} times as long as {to} (95 %: {:.2} to {:.2}), typically {:.1} ms {direction}; {effect} ({chance}).",
-        ratio.value,
-        ratio.low,
-        ratio.high,
-        shift.value.abs() / 1e6
-    )
 }
 
 /// The distribution of some starts.
 fn distribution(samples: &[&Sample], bootstrap: &mut Bootstrap) -> Distribution {
-    let values = totals(samples);
+    let all = rounds(samples, total);
+    let values: Vec<f64> = samples.iter().map(|sample| total(sample)).collect();
     Distribution {
         count: samples.len(),
         min: samples.iter().map(|sample| sample.total_ns).min().unwrap_or(0),
         max: samples.iter().map(|sample| sample.total_ns).max().unwrap_or(0),
         mean: stats::mean(&values),
         deviation: stats::deviation(&values),
-        median: bootstrap.quantile(&values, 0.5),
-        p95: bootstrap.quantile(&values, 0.95),
-        p99: bootstrap.quantile(&values, 0.99),
+        median: bootstrap.quantile_of(&all, 0.5),
+        p95: bootstrap.quantile_of(&all, 0.95),
+        p99: bootstrap.quantile_of(&all, 0.99),
         outliers: stats::outliers(&values).into_iter().map(|index| samples[index].order).collect(),
     }
 }
@@ -164,11 +147,11 @@ fn phases(samples: &[&Sample], bootstrap: &mut Bootstrap) -> Vec<PhaseSummary> {
     let mut ends = vec![0.0; samples.len()];
     let mut summaries = vec![];
     for phase in names {
-        let lengths: Vec<f64> =
-            samples.iter().map(|sample| sample.phase_ns(&phase).unwrap_or(0) as f64).collect();
+        let length = |sample: &Sample| sample.phase_ns(&phase).unwrap_or(0) as f64;
+        let lengths: Vec<f64> = samples.iter().map(|sample| length(sample)).collect();
         ends.iter_mut().zip(&lengths).for_each(|(end, length)| *end += length);
         let end_ns = stats::median(&ends);
-        let duration = bootstrap.quantile(&lengths, 0.5);
+        let duration = bootstrap.quantile_of(&rounds(samples, length), 0.5);
         summaries.push(PhaseSummary { phase, duration, begin_ns, end_ns });
         begin_ns = end_ns;
     }

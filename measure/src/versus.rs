@@ -2,7 +2,7 @@
 
 use crate::model::{Report, Sample, Versus};
 use crate::stats::Bootstrap;
-use crate::summary::{Named, compare, measured, phase_names};
+use crate::summary::{Named, compare, measured, phase_names, rounds};
 
 /// Compares the subjects that both reports have. `before` and `after` are what the sentences call them.
 pub fn versus(before: (&str, &Report), after: (&str, &Report)) -> Versus {
@@ -17,13 +17,11 @@ pub fn versus(before: (&str, &Report), after: (&str, &Report)) -> Versus {
         let (old, new) = (measured(before.1, &subject.id), measured(after.1, &subject.id));
         let names = [format!("{} in {}", subject.name, after.0), format!("{} in {}", subject.name, before.0)];
         let mut add = |phase: Option<&str>| {
-            let values = |samples: &[&Sample]| -> Vec<f64> {
-                let value = |sample: &&Sample| match phase {
-                    None => sample.total_ns as f64,
-                    Some(phase) => sample.phase_ns(phase).unwrap_or(0) as f64,
-                };
-                samples.iter().map(value).collect()
+            let value = |sample: &Sample| match phase {
+                None => sample.total_ns as f64,
+                Some(phase) => sample.phase_ns(phase).unwrap_or(0) as f64,
             };
+            let values = |samples: &[&Sample]| rounds(samples, value);
             let of = Named { id: &subject.id, name: &names[0] };
             let to = Named { id: &subject.id, name: &names[1] };
             let comparison = compare(of, to, &values(&new), &values(&old), &mut bootstrap);

@@ -65,7 +65,7 @@ impl Firecracker {
                 "its root filesystem is made before the command and its writes go to the guest's memory",
                 "its program runs as root without any of the container's limits and filters",
                 "its console is a serial port, each byte of which is an exit to the host",
-                "its tap device is made before the command",
+                guest::LINK,
                 "a shell starts it and notes its process; it runs without its jailer",
                 "it keeps no record, no log and no monitor",
             ]

@@ -20,6 +20,8 @@ use crate::probe::Probe;
 pub const HOST: &str = "10.0.2.2/24";
 /// Address of the guest's end.
 pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
+/// How its link differs, for both machines.
+pub const LINK: &str = "its tap device is made before the command; the host sends nothing before the guest has announced its address, which it does as soon as its link is up";
 /// Memory without a limit, as `rkvm run --isolation=vm` gives.
 const MEMORY_MIB: u64 = 256;
 
@@ -72,7 +74,7 @@ pub fn prepare(
     let mut archive = Archive::default();
     ["bin", "dev", "lower", "rw", "root"].iter().for_each(|name| archive.folder(name));
     archive.program("bin/busybox", &busybox);
-    archive.program("init", script(process, ending).as_bytes());
+    archive.program("init", script(process, ending, probe).as_bytes());
     let initrd = folder.join("initrd");
     fs::write(&initrd, archive.finish()).map_err(|error| Error::file("write", &initrd, error))?;
     let limit = workload.spec["linux"]["resources"]["memory"]["limit"].as_u64();
@@ -85,8 +87,9 @@ fn quoted(word: &str) -> String {
 }
 
 /// The init: joins the layers, makes what a container finds, runs the program and switches the machine off. `ending` is what its shell
-/// does with the program's status.
-fn script(process: &Value, ending: &str) -> String {
+/// does with the program's status. Devices may be found after the init has begun: on a
+/// loaded host one in fifteen machines had no console yet, and nginx ended because it could not open its log there.
+fn script(process: &Value, ending: &str, probe: &Probe) -> String {
     let words = |name: &str| {
         let words = process[name].as_array().into_iter().flatten().filter_map(Value::as_str);
         words.map(quoted).collect::<Vec<_>>().join(" ")
@@ -96,6 +99,9 @@ fn script(process: &Value, ending: &str) -> String {
         "#!/bin/busybox sh\n\
          B=/bin/busybox\n\
          $B mount -t devtmpfs dev /dev\n\
+         until (: >/dev/console) 2>/dev/null; do $B usleep 500; done\n\
+         exec </dev/console >/dev/console 2>&1\n\
+         until [ -b /dev/vda ]; do $B usleep 500; done\n\
          $B mount -t erofs -o ro /dev/vda /lower\n\
          $B mount -t tmpfs tmpfs /rw\n\
          $B mkdir /rw/upper /rw/work\n\
@@ -108,11 +114,16 @@ fn script(process: &Value, ending: &str) -> String {
          $B ln -s /proc/self/fd/1 /root/dev/stdout\n\
          $B ln -s /proc/self/fd/2 /root/dev/stderr\n\
          $B ifconfig lo 127.0.0.1 up\n\
-         [ ! -e /root/sys/class/net/eth0 ] || $B ifconfig eth0 {GUEST} netmask 255.255.255.0 up\n\
+         if {link}; then\n\
+         until [ -e /root/sys/class/net/eth0 ]; do $B usleep 500; done\n\
+         echo 1 >/root/proc/sys/net/ipv4/conf/eth0/arp_notify\n\
+         $B ifconfig eth0 {GUEST} netmask 255.255.255.0 up\n\
+         fi\n\
          cd /root\n\
          $B env -i {env} $B chroot /root {shell}{args}\n\
          {ending}\n\
          $B reboot -f\n",
+        link = probe.port().is_some(),
         env = words("env"),
         args = words("args"),
         // Only a workdir that is not / needs a shell of the image's.
@@ -173,4 +184,22 @@ pub fn log(path: &Path) -> Vec<String> {
     let text = String::from_utf8_lossy(&text).into_owned();
     let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
     lines[lines.len().saturating_sub(10)..].iter().map(|line| (*line).to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_init_waits_for_what_it_uses_and_announces_itself() {
+        let process = serde_json::json!({ "args": ["nginx"], "env": ["A=b c"], "cwd": "/" });
+        let text = script(&process, "true", &Probe::Tcp { port: 80 });
+        let place = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part:?} is not in:\n{text}"));
+        assert!(place("until (: >/dev/console)") < place("exec </dev/console"));
+        assert!(place("until [ -b /dev/vda ]") < place("mount -t erofs"));
+        assert!(place("if true; then") < place("until [ -e /root/sys/class/net/eth0 ]"));
+        assert!(place("arp_notify") < place("ifconfig eth0"));
+        // Without a link there is nothing to wait for.
+        assert!(script(&process, "true", &Probe::Exit).contains("if false; then"));
+    }
 }

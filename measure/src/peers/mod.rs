@@ -19,7 +19,7 @@ pub use guest::Machine;
 
 use crate::contestant::Contestant;
 use crate::error::{Error, Result};
-use crate::model::Missing;
+use crate::model::{Missing, Subject, SubjectKind};
 use crate::probe::Probe;
 use crate::process::helper;
 
@@ -128,6 +128,18 @@ fn contestant(
         _ => Ok(Box::new(oci::Runtime::new(name, program, workload, probe))),
     })
 }
+
+/// What a contestant is, with what the probe makes different.
+pub fn described(contestant: &dyn Contestant, probe: &Probe) -> Subject {
+    let mut subject = contestant.subject().clone();
+    if subject.kind == SubjectKind::Peer && matches!(probe, Probe::Exec) {
+        subject.differences.push(AT_RETURN.to_owned());
+    }
+    subject
+}
+
+/// A peer tells no moment of its own, see [`crate::start::start`].
+const AT_RETURN: &str = "with the probe exec it is measured to its command's return, and rkvm to the moment its program is executed, a little before rkvm's own command returns";
 
 /// Ends and removes what the peers of a killed measurement left. `folder` is its session's.
 ///

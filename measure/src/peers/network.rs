@@ -29,7 +29,11 @@ impl Namespace {
         })
     }
 
-    /// Adds a tap device `tap0` with this address and prefix.
+    /// Adds a tap device `tap0` with this address and prefix, which says nothing to a guest before the guest has spoken.
+    ///
+    /// A request for the guest's address that the host sends while the guest boots is lost, and Linux sends the next one a second later: the
+    /// figure would be that second. Asking more often is no way out: packets that come before its driver is ready have left guests deaf.
+    /// So the host's packet waits for what the guest tells of itself; see [`super::guest`].
     ///
     /// # Errors
     /// The kernel refuses, or `ip` is missing.
@@ -38,6 +42,7 @@ impl Namespace {
             setns(&self.0, CloneFlags::CLONE_NEWNET)
                 .map_err(|errno| Error::file("enter", self.path(), errno.into()))?;
             ip(&["tuntap", "add", "tap0", "mode", "tap"])?;
+            SILENT.iter().try_for_each(|(name, value)| set(name, value))?;
             ip(&["address", "add", address, "dev", "tap0"])?;
             ip(&["link", "set", "tap0", "up"])
         })
@@ -54,6 +59,27 @@ impl Namespace {
     /// Too many files are open.
     pub fn file(&self) -> Result<File> {
         self.0.try_clone().map_err(|error| Error::file("duplicate", self.path(), error))
+    }
+}
+
+/// Settings of a tap device whose host waits for the guest's first word (Documentation/networking/ip-sysctl.rst, arp(7)).
+const SILENT: [(&str, &str); 4] = [
+    // No router solicitations, no groups.
+    ("ipv6/conf/tap0/disable_ipv6", "1"),
+    // What the guest announces is believed, also when nobody has asked.
+    ("ipv4/conf/tap0/arp_accept", "1"),
+    // For three seconds a program of the host's would be asked for the address, and none is there: only then the guest is.
+    ("ipv4/neigh/tap0/app_solicit", "3"),
+    // Of the packets that wait meanwhile the last is sent: those before it are of connections that were given up.
+    ("ipv4/neigh/tap0/unres_qlen_bytes", "1"),
+];
+
+/// Sets a variable below /proc/sys/net of the thread's network namespace. One that the kernel does not have needs no setting.
+fn set(name: &str, value: &str) -> Result<()> {
+    let path = PathBuf::from("/proc/sys/net").join(name);
+    match std::fs::write(&path, value) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::file("write", path, error)),
+        _ => Ok(()),
     }
 }
 

@@ -69,7 +69,7 @@ impl Qemu {
             differences: [
                 "its root filesystem is made before the command and its writes go to the guest's memory",
                 "its program runs as root without any of the container's limits and filters",
-                "its tap device is made before the command",
+                guest::LINK,
                 "it keeps no record, no log and no monitor",
             ]
             .map(str::to_owned)
@@ -183,8 +183,9 @@ impl Contestant for Qemu {
     }
 
     fn ended(&self, instance: Instance<'_>) -> Option<String> {
-        let pid = guest::pid_in(&self.file(instance.name, "pid"))?;
-        (!guest::is_ours(pid, &self.folder)).then(|| "the machine is off".to_owned())
+        // It writes the file before the command returns, and removes it when it ends.
+        let pid = guest::pid_in(&self.file(instance.name, "pid"));
+        (!pid.is_some_and(|pid| guest::is_ours(pid, &self.folder))).then(|| "the machine is off".to_owned())
     }
 
     fn log(&self, instance: Instance<'_>) -> Vec<String> {

@@ -6,9 +6,9 @@ mod rank;
 #[cfg(test)]
 mod tests;
 
-pub use bootstrap::{Bootstrap, RESAMPLES};
+pub use bootstrap::{Bootstrap, RESAMPLES, Rounds};
 pub use random::Random;
-pub use rank::{MannWhitney, cliffs_delta, hodges_lehmann, magnitude, mann_whitney};
+pub use rank::{MannWhitney, cliffs_delta, hodges_lehmann, least_p, magnitude, mann_whitney};
 
 /// Quantile `q` (0 to 1) of sorted values, interpolated linearly between neighbours (type 7 of Hyndman and Fan 1996, the default
 /// of R and NumPy). 0 without values.

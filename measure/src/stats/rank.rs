@@ -31,6 +31,16 @@ pub fn mann_whitney(first: &[f64], second: &[f64]) -> MannWhitney {
     MannWhitney { u, p }
 }
 
+/// The smallest p that samples of these sizes can have: when all of one are larger than all of the other, which is one order of all that
+/// are equally likely, in either direction. 1 when one is empty.
+pub fn least_p(n: usize, m: usize) -> f64 {
+    if n == 0 || m == 0 {
+        return 1.0;
+    }
+    let orders = (1..=n.min(m)).fold(1.0, |orders, k| orders * (n.max(m) + k) as f64 / k as f64);
+    (2.0 / orders).min(1.0)
+}
+
 /// U of the first sample, and the sum of t³ - t over groups of t equal values.
 fn statistic(first: &[f64], second: &[f64]) -> (f64, f64) {
     let mut all: Vec<(f64, bool)> =

@@ -167,3 +167,40 @@ fn a_shuffle_is_fair_and_repeats() {
     assert_eq!(order(9), order(9));
     assert_ne!(order(9), order(10));
 }
+
+#[test]
+fn the_least_p_is_that_of_samples_without_overlap() {
+    for (n, m) in [(1, 1), (2, 3), (3, 3), (4, 4), (10, 7)] {
+        let low: Vec<f64> = (0..n).map(f64::from).collect();
+        let high: Vec<f64> = (0..m).map(|value| f64::from(value) + 100.0).collect();
+        let p = mann_whitney(&low, &high).p;
+        assert!((least_p(low.len(), high.len()) - p).abs() < 1e-12, "{n} and {m}: {p}");
+    }
+    assert_eq!(least_p(0, 3), 1.0);
+    assert!(least_p(3, 3) > 0.09 && least_p(1000, 1000) < 1e-100);
+}
+
+#[test]
+fn starts_of_one_round_are_resampled_together() {
+    // Five rounds of four equal starts say as much as five starts.
+    let rounds: Vec<(f64, usize)> =
+        (0..20).map(|start| (f64::from(100 + start / 4 * 10), start as usize / 4)).collect();
+    let of = Rounds::of(&rounds);
+    assert_eq!(of.medians(), [100.0, 110.0, 120.0, 130.0, 140.0]);
+    let values = of.values();
+    let apart = Bootstrap::new(1).quantile(&values, 0.5);
+    let together = Bootstrap::new(1).quantile_of(&of, 0.5);
+    assert_eq!((together.value, apart.value), (120.0, 120.0));
+    assert!(together.high - together.low > apart.high - apart.low, "{together:?}, {apart:?}");
+    let five = Bootstrap::new(1).quantile(&of.medians(), 0.5);
+    assert_eq!((together.low, together.high), (five.low, five.high));
+    let ratio = Bootstrap::new(1).ratio_of(&of, &of).unwrap();
+    assert!(ratio.value == 1.0 && ratio.low < 0.85 && ratio.high > 1.17, "{ratio:?}");
+    // One start a round is as before, for the same seed.
+    let single: Vec<(f64, usize)> = values.iter().copied().zip(7..).collect();
+    assert_eq!(
+        Bootstrap::new(3).quantile_of(&Rounds::of(&single), 0.9),
+        Bootstrap::new(3).quantile(&values, 0.9)
+    );
+    assert_eq!(Bootstrap::new(1).quantile_of(&Rounds::of(&[]), 0.5).value, 0.0);
+}

@@ -50,6 +50,19 @@ enum Text {
 }
 
 impl Flags {
+    /// Those that were given.
+    pub fn given(&self) -> Vec<&'static str> {
+        let all = [
+            ("--json", &self.json),
+            ("--html", &self.html),
+            ("--csv", &self.csv),
+            ("--svg", &self.svg),
+            ("--latex", &self.latex),
+            ("--markdown", &self.markdown),
+        ];
+        all.into_iter().filter_map(|(name, path)| path.as_ref().map(|_| name)).collect()
+    }
+
     /// Checks every file before anything is measured.
     ///
     /// # Errors
@@ -80,17 +93,23 @@ impl Flags {
 }
 
 impl Outputs {
-    /// Writes all of them.
+    /// Writes all of them. One that cannot be written keeps none of the others back: a measurement takes long to make again.
     ///
     /// # Errors
-    /// One cannot be written.
+    /// Names each that cannot be written.
     pub fn write(self, report: &Report) -> Result<()> {
+        let mut failed: Vec<String> = vec![];
         for (output, form) in self.files {
-            output.write(&form(report)?)?;
+            let written = form(report).map_err(anyhow::Error::from).and_then(|text| Ok(output.write(&text)?));
+            failed.extend(written.err().map(|error| format!("{error:#}")));
         }
         if self.text == Text::Printed {
-            output::print(&render::text::report(report))?;
+            let printed = output::print(&render::text::report(report));
+            failed.extend(printed.err().map(|error| format!("{error:#}")));
         }
-        Ok(())
+        if failed.is_empty() {
+            return Ok(());
+        }
+        bail!("{}", failed.join("\n"))
     }
 }

@@ -85,11 +85,16 @@ pub fn lookup(context: &Context) -> Lookup {
     })
 }
 
+/// Exit codes of a start whose program could not be executed, as with Docker: all was made but for that.
+const NOT_EXECUTED: [u8; 2] = [126, 127];
+
 /// The last phase that is known to have ended of a container's start.
 fn reached(engine: &Engine, container: &Container) -> Phase {
     let timeline = container.state.timeline.as_ref().filter(|_| container.state.status.is_active());
     match timeline.and_then(|timeline| timeline.marks.last()) {
         Some(mark) => mark.phase,
+        // The runtime's folder is gone by then.
+        None if NOT_EXECUTED.contains(&container.state.exit_code) => Phase::Process,
         // The runtime is called when root filesystem and network are there.
         None if engine.paths.runtime().dir(container.id()).exists() => Phase::Network,
         // It is recorded when its image is there.

@@ -43,12 +43,17 @@ use crate::output;
 pub fn take(order: &Order, context: &Context) -> Result<Option<Report>> {
     let store = Store::open(&context.lib_dir);
     let image = pull::image(&store, &order.question.image, PullPolicy::Missing, Show::Stderr)?;
+    // From here on there is something to remove.
+    interrupt::watch();
     session::clean_up(context).context("a killed measurement left something that cannot be removed")?;
     let started = rfc3339(SystemTime::now());
     let host = Host::look(&kvm(), &CgroupMode::of_this_host().to_string());
     let session = Session::begin(&session::folder(context))?;
     let without_v2 = leaves_cgroup_v2(order);
     let (contestants, missing, versions) = contestants(order, context, &image, &session)?;
+    if interrupt::requested() {
+        return Ok(nothing_measured());
+    }
     let kinds = contestants.iter().map(|one| one.subject().kind);
     let findings = fairness::before(&host, &order.question, fairness::involves(kinds));
     let mut provenance = provenance::of_this_host(&host, env!("CARGO_PKG_VERSION"));
@@ -67,7 +72,7 @@ pub fn take(order: &Order, context: &Context) -> Result<Option<Report>> {
         question: order.question.clone(),
         provenance,
         findings,
-        subjects: contestants.iter().map(|one| one.subject().clone()).collect(),
+        subjects: contestants.iter().map(|one| peers::described(one.as_ref(), &order.probe)).collect(),
         missing,
         samples: vec![],
         failures: vec![],
@@ -75,6 +80,9 @@ pub fn take(order: &Order, context: &Context) -> Result<Option<Report>> {
         summary: Summary::default(),
     };
     announce(order, &report)?;
+    if let Some(missing) = report.missing.iter().find(|missing| order.limits(&missing.id)) {
+        bail!("--budget names {:?}, which cannot be measured: {}", missing.id, missing.reason);
+    }
     let turns =
         plan::plan(contestants.len(), order.question.runs, order.question.warmup, order.question.seed)?;
     let prefix = format!("rkvm-compare-{}", session.name());
@@ -87,7 +95,6 @@ pub fn take(order: &Order, context: &Context) -> Result<Option<Report>> {
         cache: order.question.cache,
         density: order.question.density,
     };
-    interrupt::watch();
     let before = CpuTime::now();
     let planned = turns.len() * order.question.parallel + contestants.len() * order.question.density;
     let measured = drive.run(&mut Progress::new(planned));
@@ -95,19 +102,31 @@ pub fn take(order: &Order, context: &Context) -> Result<Option<Report>> {
     session::remove_all(context, |name| name == session.name())?;
     let measured = measured.context("nothing was measured (--isolation and --with choose what takes part)")?;
     if measured.samples.is_empty() {
-        output::complain(format_args!("rkvm: interrupted before anything was measured"));
-        return Ok(None);
+        return Ok(nothing_measured());
     }
     report.completion = measured.completion();
     report.samples = measured.samples;
     report.failures = measured.failures;
     report.density = measured.density;
+    for one in &measured.given_up {
+        output::complain(format_args!("{}: not measured: {}", one.id, one.reason));
+    }
+    report.subjects.retain(|subject| {
+        let has_samples = report.samples.iter().any(|sample| sample.subject == subject.id);
+        has_samples || !measured.given_up.iter().any(|one| one.id == subject.id)
+    });
+    report.missing.extend(measured.given_up);
     report.finished = rfc3339(SystemTime::now());
     report.provenance.load_after = Host::read(Path::new("/"), "", "").load;
     let spent = CpuTime::now().since(&before);
     report.findings.extend(fairness::after(&report, &spent));
     report.summary = summary::summarize(&report, &order.budgets);
     Ok(Some(report))
+}
+
+fn nothing_measured() -> Option<Report> {
+    output::complain(format_args!("rkvm: interrupted before anything was measured"));
+    None
 }
 
 /// Says what is going to be measured, and refuses where `--strict` says so.
