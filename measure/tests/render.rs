@@ -5,6 +5,7 @@ mod fixture;
 
 use rkvm_measure::model::{Completion, Report};
 use rkvm_measure::render::{csv, html, latex, markdown, number, svg, text};
+use rkvm_measure::versus::versus;
 
 /// Everything that a renderer has to show.
 fn report() -> Report {
@@ -255,4 +256,44 @@ fn markdown_and_text_have_every_subject_phase_and_finding() {
         let rows: Vec<usize> = block.lines().filter(|line| line.starts_with('|')).map(cells).collect();
         assert!(rows.windows(2).all(|pair| pair[0] == pair[1]), "{block}");
     }
+}
+
+#[test]
+fn what_may_explain_a_difference_of_two_reports_stands_above_it() {
+    let (before, mut after) = (report(), report());
+    after.provenance.image_digest = "sha256:other".to_owned();
+    after.provenance.mitigations.insert("meltdown".to_owned(), "Vulnerable".to_owned());
+    after.provenance.governor = Some("powersave".to_owned());
+    after.provenance.memory *= 2;
+    after.provenance.configuration.insert("file system of the image store".to_owned(), "xfs".to_owned());
+    after.completion = Completion::Partial { reason: "interrupted".to_owned(), done: 3, planned: 20 };
+    let plain = text::versus(&versus(("a.json", &before), ("b.json", &after)).unwrap());
+    let table = plain.find("shift ms").unwrap();
+    for what in [
+        "the image differs",
+        "the mitigation meltdown differs: \"Mitigation: PTI\", then \"Vulnerable\"",
+        "the CPU governor differs",
+        "the memory differs",
+        "the configuration differs",
+        "what was measured differs",
+    ] {
+        let at = plain.find(&format!("WARNING: {what}")).unwrap_or_else(|| panic!("{what} in:\n{plain}"));
+        assert!(at < table, "{plain}");
+    }
+    assert!(!plain.contains('–') && plain.matches("95 % of").count() == 2, "{plain}");
+}
+
+#[test]
+fn reports_without_starts_cannot_be_compared() {
+    let (full, mut empty, mut other) = (report(), report(), report());
+    empty.samples.clear();
+    for pair in [(&full, &empty), (&empty, &full)] {
+        let error = versus(("a.json", pair.0), ("b.json", pair.1)).unwrap_err().to_string();
+        assert!(error.contains("no start that counts"), "{error}");
+    }
+    other.subjects.truncate(1);
+    other.subjects[0].id = "other".to_owned();
+    other.samples.iter_mut().for_each(|sample| sample.subject = "other".to_owned());
+    let error = versus(("a.json", &full), ("b.json", &other)).unwrap_err().to_string();
+    assert!(error.contains("other is only in b.json"), "{error}");
 }
