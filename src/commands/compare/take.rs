@@ -28,7 +28,7 @@ use rkvm_oci::Isolation;
 use rkvm_oci::backend::Kernel;
 use rkvm_oci::runtime::rfc3339;
 
-use super::progress::Progress;
+use super::progress::{self, Progress};
 use super::{Order, session};
 use crate::context::Context;
 use crate::flags::pull::{self, PullPolicy};
@@ -48,7 +48,9 @@ pub fn take(order: &Order, context: &Context) -> Result<Option<Report>> {
     let host = Host::look(&kvm(), &CgroupMode::of_this_host().to_string());
     let session = Session::begin(&session::folder(context))?;
     let without_v2 = leaves_cgroup_v2(order);
+    let preparing = progress::preparing("preparing what is compared");
     let (contestants, missing, versions) = contestants(order, context, &image, &session)?;
+    drop(preparing);
     let kinds = contestants.iter().map(|one| one.subject().kind);
     let findings = fairness::before(&host, &order.question, fairness::involves(kinds));
     let mut provenance = provenance::of_this_host(&host, env!("CARGO_PKG_VERSION"));
