@@ -1,5 +1,7 @@
 //! Two reports against each other.
 
+use std::collections::BTreeMap;
+
 use crate::error::{Error, Result};
 use crate::model::{Completion, Report, Sample, Versus};
 use crate::stats::Bootstrap;
@@ -68,9 +70,6 @@ fn differences(before: &Report, after: &Report) -> Vec<String> {
     let (a, b) = (&before.provenance, &after.provenance);
     let (p, q) = (&before.question, &after.question);
     let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "unknown".to_owned());
-    let map = |values: &std::collections::BTreeMap<String, String>| {
-        values.iter().map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>().join("; ")
-    };
     let completion = |report: &Report| match &report.completion {
         Completion::Complete => "complete".to_owned(),
         Completion::Partial { reason, done, planned } => format!("{done} of {planned} starts, {reason}"),
@@ -89,11 +88,8 @@ fn differences(before: &Report, after: &Report) -> Vec<String> {
         ("the memory", memory(a.memory), memory(b.memory)),
         ("the hypervisor below the host", text(&a.hypervisor), text(&b.hypervisor)),
         ("the CPU governor", text(&a.governor), text(&b.governor)),
-        ("the configuration", map(&a.configuration), map(&b.configuration)),
-        ("the peers' versions", map(&a.peer_versions), map(&b.peer_versions)),
         ("KVM", a.kvm.clone(), b.kvm.clone()),
         ("the cgroup mode", a.cgroup.clone(), b.cgroup.clone()),
-        ("the guest kernel", text(&a.guest_kernel_sha256), text(&b.guest_kernel_sha256)),
         ("the image", a.image_digest.clone(), b.image_digest.clone()),
         ("the command", p.command.join(" "), q.command.join(" ")),
         ("the probe", p.ready.clone(), q.ready.clone()),
@@ -101,20 +97,34 @@ fn differences(before: &Report, after: &Report) -> Vec<String> {
         ("the number at once", p.parallel.to_string(), q.parallel.to_string()),
         ("flags", p.run_flags.join(" "), q.run_flags.join(" ")),
     ];
-    let mut found = vec![];
-    // Of two dozen only those are named that are not the same.
-    for name in
-        a.mitigations.keys().chain(b.mitigations.keys().filter(|name| !a.mitigations.contains_key(*name)))
+    // Of these only what is not the same is named; peers and guest kernels that one side did not need are no difference.
+    let mut found = named("the mitigation", &a.mitigations, &b.mitigations);
+    found.extend(named("the configuration:", &a.configuration, &b.configuration));
+    for (peer, old) in &a.peer_versions {
+        let other = b.peer_versions.get(peer).filter(|new| *new != old);
+        found.extend(other.map(|new| differs(&format!("the version of {peer}"), old, new)));
+    }
+    if let (Some(old), Some(new)) = (&a.guest_kernel_sha256, &b.guest_kernel_sha256)
+        && old != new
     {
-        let state = |values: &std::collections::BTreeMap<String, String>| {
-            values.get(name).cloned().unwrap_or_else(|| "unknown".to_owned())
-        };
-        let (old, new) = (state(&a.mitigations), state(&b.mitigations));
-        if old != new {
-            found.push(format!("the mitigation {name} differs: {old:?}, then {new:?}"));
-        }
+        found.push(differs("the guest kernel", old, new));
     }
     let differing = pairs.into_iter().filter(|(_, old, new)| old != new);
-    let said = differing.map(|(what, old, new)| format!("{what} differs: {old:?}, then {new:?}"));
+    let said = differing.map(|(what, old, new)| differs(what, &old, &new));
     said.chain(found).collect()
+}
+
+fn differs(what: &str, old: &str, new: &str) -> String {
+    format!("{what} differs: {old:?}, then {new:?}")
+}
+
+/// Values of two maps that are not the same, or that one does not have.
+fn named(what: &str, old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) -> Vec<String> {
+    let names = old.keys().chain(new.keys().filter(|name| !old.contains_key(*name)));
+    let value = |values: &BTreeMap<String, String>, name| {
+        values.get(name).map_or("unknown", String::as_str).to_owned()
+    };
+    let pairs = names.map(|name| (name, value(old, name), value(new, name)));
+    let differing = pairs.filter(|(_, old, new)| old != new);
+    differing.map(|(name, old, new)| differs(&format!("{what} {name}"), &old, &new)).collect()
 }

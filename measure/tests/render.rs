@@ -274,7 +274,7 @@ fn what_may_explain_a_difference_of_two_reports_stands_above_it() {
         "the mitigation meltdown differs: \"Mitigation: PTI\", then \"Vulnerable\"",
         "the CPU governor differs",
         "the memory differs",
-        "the configuration differs",
+        "the configuration: file system of the image store differs",
         "what was measured differs",
     ] {
         let at = plain.find(&format!("WARNING: {what}")).unwrap_or_else(|| panic!("{what} in:\n{plain}"));

@@ -91,6 +91,11 @@ pub fn brief(finding: &Finding) -> String {
     format!("{} {}: {}", severity(finding), finding.id, open(&finding.what))
 }
 
+/// What to do about a finding, in one short line: for those who can still do it.
+pub fn advice(finding: &Finding) -> String {
+    format!("{} {}: {}", severity(finding), finding.id, open(&finding.remedy))
+}
+
 /// A finding's weight in one word.
 pub fn severity(finding: &Finding) -> &'static str {
     match finding.severity {

@@ -10,7 +10,7 @@ use crate::model::{
 /// Columns of a waterfall.
 const WIDTH: usize = 50;
 
-/// Columns of a line of text where the terminal has not said how many it has.
+/// Columns of a line of text.
 const COLUMNS: usize = 100;
 
 /// Draws a report.

@@ -112,13 +112,16 @@ fn outcome(order: &Order, trial: &Trial) -> String {
         Ok(_) => "became ready".to_owned(),
         // What it wrote stands below, where there is room for it.
         Err(message) => {
-            let first = message.lines().next().unwrap_or_default();
+            let first = plain(message).lines().next().unwrap_or_default();
             let first = first.strip_suffix("; its last lines:").unwrap_or(first);
-            let names = ["container: ", "vm: "];
-            let first = names.iter().find_map(|name| first.strip_prefix(name)).unwrap_or(first);
             format!("FAILED: {first}")
         }
     }
+}
+
+/// A failure without the isolation's name at its beginning, where that is said already.
+fn plain(message: &str) -> &str {
+    ["container: ", "vm: "].iter().find_map(|name| message.strip_prefix(name)).unwrap_or(message)
 }
 
 fn start(trial: &Trial) -> String {
@@ -232,7 +235,7 @@ fn breaks(order: &Order, watched: &Watched, container: &Trial, vm: &Trial) -> Ve
     let mut reasons = vec![];
     for (name, trial) in [("container", container), ("vm", vm)] {
         match &trial.outcome {
-            Err(message) => reasons.push(format!("It does not work in a {name}: {}", message.replace('\n', "\n    "))),
+            Err(message) => reasons.push(format!("It does not work in a {name}: {}", plain(message).replace('\n', "\n    "))),
             Ok(_) => {
                 let how = if matches!(order.probe, Probe::Exit) { "ended with exit code 0" } else { "became ready" };
                 reasons.push(format!("It {how} in a {name}; whether it did all that it should is not seen."));
@@ -281,7 +284,7 @@ fn times(count: u64) -> String {
 fn unobserved(order: &Order, watched: &Watched, container: &Trial, vm: &Trial) -> Vec<String> {
     let mut reasons = vec![];
     if let Err(message) = &watched.outcome {
-        reasons.push(format!("The run whose calls were looked at failed, so they are not all: {message}"));
+        reasons.push(format!("The run whose calls were looked at failed, so they are not all: {}", plain(message).replace('\n', "\n    ")));
     } else if !matches!(order.probe, Probe::Exit) {
         reasons.push(format!("What it does later than {} s after it was ready, and under load.", order.watch.as_secs_f64()));
     }

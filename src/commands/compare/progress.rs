@@ -68,9 +68,9 @@ impl Watcher for Progress {
         if let Some(bar) = &self.bar {
             // From here on each start draws it: a thread that wakes up would be measured with them.
             bar.disable_steady_tick();
+            bar.set_position(done as u64);
             bar.set_style(style(LATER).progress_chars("=> "));
             bar.set_message(format!("{what} was started"));
-            bar.set_position(done as u64);
         } else if self.last.elapsed() >= INTERVAL && done < planned {
             self.last = Instant::now();
             let left = self.began.elapsed().mul_f64((planned - done) as f64 / done.max(1) as f64);

@@ -119,7 +119,7 @@ fn announce(order: &Order, report: &Report) -> Result<()> {
         output::complain(format_args!("{}: not measured: {}", missing.id, missing.reason));
     }
     for finding in &report.findings {
-        output::complain(format_args!("{}", render::facts::brief(finding)));
+        output::complain(format_args!("{}", render::facts::advice(finding)));
     }
     if order.strict && fairness::has_warning(&report.findings) {
         bail!("--strict: the warnings above distort the figures; remedy them, or leave --strict out");
