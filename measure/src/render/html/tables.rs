@@ -84,12 +84,14 @@ pub fn whole(out: &mut String, report: &Report) {
         let _ = write!(out, "<strong>{}</strong> ", escape(&text));
     }
     let worst = facts::measured(report).filter_map(|subject| subject.worst_gap).fold(None, larger);
-    if let Some(gap) = worst {
-        let _ = write!(
-            out,
-            "In no start do the phases and the whole differ by more than {} of it.",
-            escape(facts::gap(gap).trim_start_matches("< "))
-        );
+    match worst {
+        None => {}
+        Some(0.0) => out.push_str("In every start the phases add up to the whole."),
+        Some(gap) => {
+            let most = facts::gap(gap);
+            let most = escape(most.trim_start_matches("< "));
+            let _ = write!(out, "In no start do the phases and the whole differ by more than {most} of it.");
+        }
     }
     out.push_str("</p>\n");
 }

@@ -212,6 +212,8 @@ pub struct Scale {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Kind {
     Linear,
+    /// Of whole numbers.
+    Counts,
     Logarithmic,
 }
 
@@ -219,6 +221,11 @@ impl Scale {
     /// From 0 to a little above `high`, between the places `from` and `to`.
     pub fn linear(high: f64, (from, to): (f64, f64)) -> Self {
         Self { low: 0.0, high: high.max(f64::MIN_POSITIVE) * 1.02, from, to, kind: Kind::Linear }
+    }
+
+    /// As [`Self::linear`], labelled with whole numbers alone.
+    pub fn counts(high: f64, places: (f64, f64)) -> Self {
+        Self { kind: Kind::Counts, ..Self::linear(high, places) }
     }
 
     /// Equal distances for equal ratios, from a little below `low` to a little above `high`; both are positive.
@@ -235,7 +242,7 @@ impl Scale {
     /// Where `value` is.
     pub fn place(&self, value: f64) -> f64 {
         let part = match self.kind {
-            Kind::Linear => (value - self.low) / (self.high - self.low),
+            Kind::Linear | Kind::Counts => (value - self.low) / (self.high - self.low),
             Kind::Logarithmic => {
                 (value.max(self.low).ln() - self.low.ln()) / (self.high.ln() - self.low.ln())
             }
@@ -246,8 +253,9 @@ impl Scale {
     /// Round values for its labels.
     pub fn ticks(&self) -> Vec<f64> {
         match self.kind {
-            Kind::Linear => {
-                let step = round_step(self.high / 8.0);
+            Kind::Linear | Kind::Counts => {
+                let least = if self.kind == Kind::Counts { 1.0 } else { 0.0 };
+                let step = round_step(self.high / 8.0).max(least);
                 let count = (self.high / step).floor() as usize;
                 (0..=count).map(|index| index as f64 * step).collect()
             }
@@ -306,6 +314,12 @@ pub fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn there_is_no_half_instance() {
+        assert_eq!(Scale::counts(3.0, (0.0, 100.0)).ticks(), [0.0, 1.0, 2.0, 3.0]);
+        assert_eq!(Scale::counts(50.0, (0.0, 100.0)).ticks().len(), 6);
+    }
 
     #[test]
     fn of_a_long_name_both_ends_are_kept() {

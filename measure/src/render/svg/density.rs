@@ -34,7 +34,7 @@ pub fn draw(report: &Report, frame: Frame) -> Vec<Picture> {
 fn draw_one(report: &Report, curve: &Curve<'_>, frame: Frame) -> Option<Picture> {
     let most = report.density.iter().map(|point| point.instances).max()?;
     let highest = report.density.iter().map(curve.value).fold(0.0, f64::max);
-    let across = Scale::linear(most as f64, (frame.left, frame.end));
+    let across = Scale::counts(most as f64, (frame.left, frame.end));
     let up = Scale::linear(highest, (BOTTOM, TOP));
     let mut canvas = Canvas::new(frame);
     for tick in up.ticks() {
