@@ -19,7 +19,7 @@ pub enum Error {
         reason: String,
     },
     /// A file operation failed.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}", path.display())]
     File {
         /// What was tried.
         action: &'static str,
@@ -29,7 +29,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A file is no report.
-    #[error("{} is no report of `rkvm compare --json`: {source}", path.display())]
+    #[error("{} is no report of `rkvm compare --json`", path.display())]
     NoReport {
         /// The file.
         path: PathBuf,
@@ -47,7 +47,7 @@ pub enum Error {
         known: u32,
     },
     /// A program cannot be started.
-    #[error("cannot execute {program}: {source}")]
+    #[error("cannot execute {program}")]
     Spawn {
         /// The program.
         program: String,
@@ -76,6 +76,17 @@ impl Error {
         Self::File { action, path: path.into(), source }
     }
 
+    /// The message with those of its causes, for texts that are all that is kept of it.
+    pub fn with_causes(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text.push_str(&format!(": {error}"));
+            cause = error.source();
+        }
+        text
+    }
+
     /// An [`Error::Invalid`].
     pub fn invalid(what: &'static str, value: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Invalid { what, value: value.into(), reason: reason.into() }
@@ -95,4 +106,17 @@ fn describe(failure: &crate::model::Failure) -> String {
         failure.log.iter().for_each(|line| text.push_str(&format!("\n  | {line}")));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let error = Error::file("read", "/no/such/file", std::io::Error::from_raw_os_error(2));
+        assert_eq!(error.to_string(), "cannot read /no/such/file");
+        let whole = error.with_causes();
+        assert_eq!(whole, "cannot read /no/such/file: No such file or directory (os error 2)");
+    }
 }

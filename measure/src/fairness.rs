@@ -1,6 +1,7 @@
 //! What distorts figures: found before the runs, listed in the report.
 
 use crate::model::{CacheState, Finding, Question, Report, Severity, SubjectKind};
+use crate::render::facts::counted;
 use crate::stats;
 use crate::summary::measured;
 
@@ -136,7 +137,7 @@ pub fn before(host: &Host, question: &Question, involves: Involves) -> Vec<Findi
     add((question.runs * question.parallel < FEW_RUNS).then(|| {
         warning(
             "few-runs",
-            format!("{} runs of each are few", question.runs * question.parallel),
+            format!("few runs: {} of each", question.runs * question.parallel),
             "intervals are wide, and what happens in one of twenty starts may not be seen at all",
             format!("--runs {FEW_RUNS} or more"),
         )
@@ -219,7 +220,10 @@ pub fn after(report: &Report, spent: &CpuTime) -> Vec<Finding> {
     if !report.failures.is_empty() {
         found.push(warning(
             "failed-starts",
-            format!("{} starts did not become ready; the report has their last lines", report.failures.len()),
+            format!(
+                "{} did not become ready; the report has the last lines",
+                counted(report.failures.len(), "start")
+            ),
             "the figures are those of the starts that succeeded",
             "find out why before you trust them",
         ));
@@ -235,7 +239,8 @@ pub fn after(report: &Report, spent: &CpuTime) -> Vec<Finding> {
             found.push(warning(
                 "phases-gap",
                 format!(
-                    "in {gaps} starts of {} the phases do not add up to the whole within 2 %",
+                    "in {} of {} the phases do not add up to the whole within 2 %",
+                    counted(gaps, "start"),
                     subject.name
                 ),
                 "single phases of these starts are wrong, the whole is right",

@@ -26,12 +26,21 @@ for (const element of document.querySelectorAll('p, li, td, th, h1, h2, figcapti
   const behind = own.backgroundColor === 'rgba(0, 0, 0, 0)' ? ground : own.backgroundColor;
   if (contrast(own.color, behind) < 4.5) wrong.push(`contrast of ${element.tagName}: ${element.textContent.slice(0, 30)}`);
 }
-const pictures = document.querySelectorAll('svg');
+for (const table of document.querySelectorAll('table')) {
+  const frame = table.parentElement;
+  if (frame.scrollWidth > frame.clientWidth) wrong.push(`only a part of a table is seen: ${frame.getAttribute('aria-label')}`);
+}
+// Each is there in two forms, of which one is shown.
+const pictures = [...document.querySelectorAll('svg')].filter(picture => picture.getBoundingClientRect().width > 0);
 if (pictures.length !== 6) wrong.push(`${pictures.length} pictures`);
 for (const picture of pictures) {
   const [title, description] = ['title', 'desc'].map(tag => picture.querySelector(`:scope > ${tag}`)?.textContent ?? '');
   if (picture.getAttribute('role') !== 'img' || title.length < 5 || description.length < 20) wrong.push(`no text alternative: ${title}`);
   const box = picture.getBoundingClientRect();
+  const frame = picture.parentElement;
+  if (frame.scrollWidth > frame.clientWidth) wrong.push(`only a part of ${title} is seen`);
+  const size = parseFloat(getComputedStyle(picture).fontSize) * box.width / picture.viewBox.baseVal.width;
+  if (size < 9) wrong.push(`text of ${size} px in ${title}`);
   if (box.width < 300 || box.height < 60) wrong.push(`picture of ${box.width} x ${box.height}`);
   const boxes = [...picture.querySelectorAll('text')].map(text => [text.textContent, text.getBoundingClientRect()]);
   boxes.forEach(([one, a], index) => boxes.slice(index + 1).forEach(([other, b]) => {
@@ -74,7 +83,10 @@ fn verdict(page: &std::path::Path, scheme: u8, width: u32) -> String {
 fn readable_in_light_and_dark_wide_and_narrow() {
     let folder = tempfile::tempdir().unwrap();
     let page = folder.path().join("page.html");
-    let text = html::render(&fixture::report()).unwrap();
+    let mut report = fixture::report();
+    report.question.image =
+        format!("registry.example/{}/nginx@sha256:{}", "a-long-name".repeat(12), "ab".repeat(32));
+    let text = html::render(&report).unwrap();
     std::fs::write(&page, text.replace("</main>", &format!("</main>{CHECK}"))).unwrap();
     for (scheme, theme) in [(0, "dark"), (1, "light")] {
         // The narrowest window that Chromium makes is 500 wide.

@@ -2,6 +2,7 @@
 
 mod sys;
 
+use std::collections::HashMap;
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -113,6 +114,7 @@ fn receive(stream: &UnixStream) -> Option<OwnedFd> {
 }
 
 fn answer(fd: &OwnedFd, policy: &Policy, stop: &AtomicBool, observed: &mut Observed) {
+    let mut executing = HashMap::new();
     // POLLHUP without POLLIN: the last process is gone.
     while wait(fd, stop) {
         let request = match ScmpNotifReq::receive(fd.as_raw_fd()) {
@@ -123,6 +125,7 @@ fn answer(fd: &OwnedFd, policy: &Policy, stop: &AtomicBool, observed: &mut Obser
         let name = name(&request);
         let refusal = policy.refusal(&name, &request.data.args);
         note(observed, &request, &name, refusal);
+        executed(observed, &mut executing, request.pid, &name);
         let response = match refusal {
             None => ScmpNotifResp::new_continue(request.id, ScmpNotifRespFlags::empty()),
             Some(errno) => ScmpNotifResp::new_error(request.id, -errno, ScmpNotifRespFlags::empty()),
@@ -174,8 +177,6 @@ fn note(observed: &mut Observed, request: &ScmpNotifReq, name: &str, refusal: Op
         observed.namespaces.extend(asked.map(|(_, name)| (*name).to_owned()));
     };
     match name {
-        "execve" => observed.programs.extend(text(0)),
-        "execveat" => observed.programs.extend(text(1).filter(|path| !path.is_empty())),
         "open" | "creat" => observed.devices.extend(text(0).filter(|path| is_device(path))),
         "openat" | "openat2" => observed.devices.extend(text(1).filter(|path| is_device(path))),
         "mount" => {
@@ -198,6 +199,23 @@ fn note(observed: &mut Observed, request: &ScmpNotifReq, name: &str, refusal: Op
             }
         }
         _ => {}
+    }
+}
+
+/// Notes which program a process executes, once that is known: no call's result comes here, and shells try each folder of PATH.
+/// Whether the call before was an execve(2) that succeeded shows at the next one, by a program that is not the one before it.
+fn executed(observed: &mut Observed, executing: &mut HashMap<u32, Vec<u8>>, pid: u32, name: &str) {
+    if observed.began_ns.is_none() {
+        return;
+    }
+    if let Some(before) = executing.remove(&pid) {
+        let now = memory::program(pid);
+        if now != before {
+            observed.programs.extend(memory::program_path(pid, &now));
+        }
+    }
+    if matches!(name, "execve" | "execveat") {
+        executing.insert(pid, memory::program(pid));
     }
 }
 

@@ -40,7 +40,7 @@ impl Trace {
         }
         forget_dead(root);
         let trace = Self { instance: root.join("instances").join(format!("{PREFIX}{}", std::process::id())) };
-        trace.switch_on().and_then(|()| trace.mark()).map_err(|error| error.to_string())?;
+        trace.switch_on().and_then(|()| trace.mark()).map_err(|error| error.with_causes())?;
         Ok(trace)
     }
 
@@ -79,7 +79,7 @@ impl Trace {
         began_ns: u64,
     ) -> std::result::Result<BTreeMap<u32, Asked>, String> {
         let path = self.instance.join("trace");
-        let text = fs::read(&path).map_err(|error| Error::file("read", path, error).to_string())?;
+        let text = fs::read(&path).map_err(|error| Error::file("read", path, error).with_causes())?;
         let own = nix::unistd::gettid().as_raw() as u32;
         parse(&String::from_utf8_lossy(&text), own, tasks, began_ns)
     }

@@ -37,6 +37,20 @@ pub fn string(pid: u32, address: u64) -> Option<String> {
     None
 }
 
+/// What identifies the program that a process executes: its auxiliary vector has random addresses of each execve(2) in it.
+pub fn program(pid: u32) -> Vec<u8> {
+    std::fs::read(format!("/proc/{pid}/auxv")).unwrap_or_default()
+}
+
+/// The path with which that program was executed (AT_EXECFN, getauxval(3)).
+pub fn program_path(pid: u32, program: &[u8]) -> Option<String> {
+    const AT_EXECFN: u64 = 31;
+    let words = program.chunks_exact(8).filter_map(|word| Some(u64::from_ne_bytes(word.try_into().ok()?)));
+    let words: Vec<u64> = words.collect();
+    let entry = words.chunks_exact(2).find(|entry| entry[0] == AT_EXECFN)?;
+    string(pid, entry[1])
+}
+
 /// A socket address (ip(7), ipv6(7), unix(7)).
 pub fn address(bytes: &[u8]) -> Option<String> {
     let family = u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?);

@@ -24,24 +24,25 @@ pub struct Calls {
     pub refused: u64,
 }
 
-/// What was seen of a workload from its first program on.
+/// What was seen of a workload from its first program on. Calls are seen before they are made, so that what they came to is not known:
+/// all but [`Self::programs`] is what it asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Observed {
     /// Each system call by its name; `write` is never among them.
     pub calls: BTreeMap<String, Calls>,
     /// Processes and threads, as the host sees them.
     pub tasks: BTreeSet<u32>,
-    /// Programs it executed, by the paths it gave.
+    /// Programs it executed, by the paths it gave; those alone that were there and made a call of their own.
     pub programs: BTreeSet<String>,
-    /// Paths below /dev that it opened.
+    /// Paths below /dev that it tried to open.
     pub devices: BTreeSet<String>,
     /// What it tried to mount, `TYPE on TARGET`.
     pub mounts: BTreeSet<String>,
-    /// Families of its sockets, e.g. `AF_INET`.
+    /// Families of the sockets it asked for, e.g. `AF_INET`.
     pub families: BTreeSet<String>,
-    /// Addresses it bound.
+    /// Addresses it tried to bind.
     pub bound: BTreeSet<String>,
-    /// Addresses it connected to.
+    /// Addresses it tried to connect to.
     pub connected: BTreeSet<String>,
     /// Namespaces it asked for, e.g. `user` (clone, unshare).
     pub namespaces: BTreeSet<String>,

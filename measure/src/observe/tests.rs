@@ -53,3 +53,21 @@ fn addresses_and_strings_are_read() {
     assert_eq!(memory::address(b"\x01\0\0name").as_deref(), Some("unix:@name"));
     assert_eq!(memory::address(&[2, 0, 0]), None);
 }
+
+#[test]
+fn the_program_that_a_process_executes_is_known_by_its_path() {
+    use std::io::{Read, Write};
+    use std::process::{Command, Stdio};
+
+    let mut child = Command::new("/bin/cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    // It is the program once that has answered; when spawn() returns the kernel may still be at work on execve(2).
+    child.stdin.as_mut().unwrap().write_all(b"x").unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    let (mine, other) = (memory::program(std::process::id()), memory::program(child.id()));
+    let path = memory::program_path(child.id(), &other);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(path.as_deref(), Some("/bin/cat"));
+    assert_ne!(mine, other);
+    assert_eq!(memory::program_path(0, &[]), None);
+}

@@ -66,7 +66,7 @@ impl Engine {
             Kind::Podman => {
                 base.extend(podman_globals(&workload.folder)?);
                 if let Err(error) = helper(command(&base).args(["load", "--input"]).arg(archive)) {
-                    return Ok(Err(error.to_string()));
+                    return Ok(Err(error.with_causes()));
                 }
             }
             Kind::Docker => {
@@ -80,7 +80,7 @@ impl Engine {
                     fs::write(&note, &image).map_err(|error| Error::file("write", note, error))?;
                     loaded = Some(image.clone());
                     if let Err(error) = helper(command(&base).args(["load", "--input"]).arg(archive)) {
-                        return Ok(Err(error.to_string()));
+                        return Ok(Err(error.with_causes()));
                     }
                 }
             }

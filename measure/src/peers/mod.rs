@@ -97,7 +97,7 @@ pub fn find(names: &[String], workload: &Workload, probe: &Probe) -> Result<Peer
         let version = match helper(Command::new(&program).arg("--version")) {
             Ok(version) => version,
             Err(error) => {
-                peers.missing.push(Missing { id: name.clone(), reason: error.to_string() });
+                peers.missing.push(Missing { id: name.clone(), reason: error.with_causes() });
                 continue;
             }
         };

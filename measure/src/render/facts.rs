@@ -1,6 +1,6 @@
 //! What every output says beside the figures: what was asked, where it was measured, what may distort it.
 
-use crate::model::{CacheState, Completion, Report};
+use crate::model::{CacheState, Completion, Finding, Report, Severity, SubjectSummary};
 
 /// A name and its value, as they stand in tables of provenance.
 pub type Fact = (&'static str, String);
@@ -21,7 +21,7 @@ pub fn question(report: &Report) -> Vec<Fact> {
         ("Image", asked.image.clone()),
         ("Command", command),
         ("Ready when", asked.ready.clone()),
-        ("Runs", format!("{} each, after {} warm-ups, in random order", asked.runs, asked.warmup)),
+        ("Runs", format!("{} each, after {}, in random order", asked.runs, counted(asked.warmup, "warm-up"))),
         ("Seed", asked.seed.to_string()),
         ("Caches", cache.to_owned()),
         ("Started at once", asked.parallel.to_string()),
@@ -48,7 +48,7 @@ pub fn provenance(report: &Report) -> Vec<Fact> {
         ("Kernel", from.kernel.clone()),
         ("Kernel parameters", from.kernel_command_line.clone()),
         ("KVM", from.kvm.clone()),
-        ("This host is a guest of", or_unknown(&from.hypervisor)),
+        ("Hypervisor below this host", from.hypervisor.clone().unwrap_or_else(|| "none is known".to_owned())),
         ("Control groups", from.cgroup.clone()),
         ("CPU governor", or_unknown(&from.governor)),
         ("Guest kernel", or_unknown(&from.guest_kernel)),
@@ -69,6 +69,139 @@ pub fn provenance(report: &Report) -> Vec<Fact> {
         facts.push(("Configuration", list(pairs(&from.configuration))));
     }
     facts
+}
+
+/// `1 start`, `2 starts`.
+pub fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// A sentence's words without its full stop, for sentences that are put together.
+fn open(text: &str) -> &str {
+    text.trim_end_matches('.')
+}
+
+/// A finding with all that it has to say.
+pub fn finding(finding: &Finding) -> String {
+    format!("{}: {}. Remedy: {}", open(&finding.what), open(&finding.effect), open(&finding.remedy))
+}
+
+/// A finding in one short line.
+pub fn brief(finding: &Finding) -> String {
+    format!("{} {}: {}", severity(finding), finding.id, open(&finding.what))
+}
+
+/// What to do about a finding, in one short line: for those who can still do it.
+pub fn advice(finding: &Finding) -> String {
+    format!("{} {}: {}", severity(finding), finding.id, open(&finding.remedy))
+}
+
+/// A finding's weight in one word.
+pub fn severity(finding: &Finding) -> &'static str {
+    match finding.severity {
+        Severity::Warning => "WARNING",
+        Severity::Note => "note",
+    }
+}
+
+/// How a subject's work differs, as one sentence without its end; `None`: it does not.
+pub fn differences(differences: &[String]) -> Option<String> {
+    let parts: Vec<&str> = differences.iter().map(|text| open(text)).collect();
+    Some(parts.join("; ")).filter(|text| !text.is_empty())
+}
+
+/// What must be known beside figures and provenance, for outputs that have no better place for it.
+pub fn remarks(report: &Report) -> Vec<(String, String)> {
+    let mut lines = vec![];
+    for finding in &report.findings {
+        lines.push((format!("{} {}", severity(finding), finding.id), self::finding(finding)));
+    }
+    for missing in &report.missing {
+        lines.push((format!("Not measured: {}", missing.id), missing.reason.clone()));
+    }
+    for subject in &report.subjects {
+        let text = differences(&subject.differences);
+        lines.extend(text.map(|text| (format!("{} does other work", subject.name), text)));
+    }
+    for failure in &report.failures {
+        let name = format!("Start {} of {} failed", failure.order, name(report, &failure.subject));
+        lines.push((name, self::failure(failure)));
+    }
+    for budget in &report.summary.budgets {
+        let name = format!("Budget {} of {}", budget.budget, name(report, &budget.subject));
+        lines.push((name, self::budget(budget)));
+    }
+    lines
+}
+
+/// What happened at a failed start, in one line.
+pub fn failure(failure: &crate::model::Failure) -> String {
+    let reached = failure.reached.as_deref().unwrap_or("none");
+    format!("{}; last phase that ended: {reached}", open(&failure.message))
+}
+
+/// How a budget was kept.
+pub fn budget(budget: &crate::model::BudgetResult) -> String {
+    let verdict = if budget.kept { "kept" } else { "EXCEEDED" };
+    let (actual, limit) = (budget.actual_ns as f64, budget.limit_ns as f64);
+    let ms = super::number::milliseconds;
+    format!("{verdict}, {} ms of {} ms", ms(actual), ms(limit))
+}
+
+/// One command line of each subject.
+pub fn commands(report: &Report) -> Vec<(String, String)> {
+    let subjects = report.subjects.iter().filter(|subject| !subject.command_line.is_empty());
+    subjects.map(|subject| (format!("A start of {}", subject.name), subject.command_line.join(" "))).collect()
+}
+
+/// Where the samples are, for outputs that do not have them.
+pub fn samples(report: &Report) -> String {
+    format!(
+        "Seed {}. The samples of all {} are in what --json, --csv and --html of `rkvm compare` write",
+        report.question.seed,
+        counted(report.samples.len(), "start")
+    )
+}
+
+/// Subjects with starts that count: of the others there is no figure.
+pub fn measured(report: &Report) -> impl Iterator<Item = &SubjectSummary> {
+    report.summary.subjects.iter().filter(|subject| subject.total.count > 0)
+}
+
+/// Place of a subject among all, which decides its colour.
+pub fn place(report: &Report, id: &str) -> usize {
+    report.subjects.iter().position(|subject| subject.id == id).unwrap_or(0)
+}
+
+/// The first and the last point of each subject's density measurement.
+pub fn density_ends(report: &Report) -> Vec<&crate::model::DensityPoint> {
+    let ends = |id: &str| {
+        let mut points = report.density.iter().filter(|point| point.subject == id);
+        let first = points.next();
+        [first, points.next_back()]
+    };
+    report.subjects.iter().flat_map(|subject| ends(&subject.id)).flatten().collect()
+}
+
+/// Says that there are no figures; `None`: there are.
+pub fn nothing(report: &Report) -> Option<String> {
+    let warmups = report.samples.len();
+    measured(report).next().is_none().then(|| match warmups {
+        0 => "Nothing was measured: no start was made.".to_owned(),
+        _ => format!(
+            "Nothing was measured: the {} made are warm-ups, which do not count.",
+            counted(warmups, "start")
+        ),
+    })
+}
+
+/// How well phases add up to the whole, as part of it: what is less than is shown is said to be so.
+pub fn gap(part: f64) -> String {
+    match part {
+        0.0 => "0 %".to_owned(),
+        ..0.000_1 => "< 0.01 %".to_owned(),
+        _ => format!("{:.2} %", part * 100.0),
+    }
 }
 
 /// What a reader must know before any figure: `None` for a complete measurement.

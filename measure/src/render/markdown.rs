@@ -8,7 +8,7 @@ use crate::model::{Estimate, PHASES, Report, Severity};
 /// The whole, the phases, memory, what follows from them, what distorts them, and where they come from.
 pub fn render(report: &Report) -> String {
     let mut out = String::new();
-    if let Some(text) = facts::partial(report) {
+    for text in [facts::partial(report), facts::nothing(report)].into_iter().flatten() {
         let _ = writeln!(out, "**{}**\n", escape(&text));
     }
     whole(&mut out, report);
@@ -17,16 +17,25 @@ pub fn render(report: &Report) -> String {
     for comparison in report.summary.comparisons.iter().filter(|one| one.phase.is_none()) {
         let _ = writeln!(out, "- {}", escape(&comparison.sentence));
     }
-    for subject in report.subjects.iter().filter(|subject| !subject.differences.is_empty()) {
-        let _ = writeln!(
-            out,
-            "- {} does other work: {}.",
-            escape(&subject.name),
-            escape(&subject.differences.join("; "))
-        );
+    for subject in &report.subjects {
+        if let Some(text) = facts::differences(&subject.differences) {
+            let _ = writeln!(out, "- {} does other work: {}.", escape(&subject.name), escape(&text));
+        }
     }
     for missing in &report.missing {
         let _ = writeln!(out, "- Not measured: {}: {}", escape(&missing.id), escape(&missing.reason));
+    }
+    for budget in &report.summary.budgets {
+        let name = escape(facts::name(report, &budget.subject));
+        let _ = writeln!(out, "- Budget {} of {name}: {}.", escape(&budget.budget), facts::budget(budget));
+    }
+    for failure in &report.failures {
+        let name = escape(facts::name(report, &failure.subject));
+        let text = escape(&facts::failure(failure));
+        let _ = writeln!(out, "- **Start {} of {name} failed**: {text}.", failure.order);
+        failure.log.iter().for_each(|line| {
+            let _ = writeln!(out, "  - it wrote: {}", escape(line));
+        });
     }
     findings(&mut out, report);
     let _ = writeln!(out, "\n<details><summary>Where these figures come from</summary>\n");
@@ -35,7 +44,10 @@ pub fn render(report: &Report) -> String {
     for (name, value) in facts::question(report).into_iter().chain(facts::provenance(report)) {
         row(&mut out, &[escape(name), escape(&value)]);
     }
-    out.push_str("\n</details>\n");
+    for (name, value) in facts::commands(report) {
+        row(&mut out, &[escape(&name), escape(&value)]);
+    }
+    let _ = writeln!(out, "\n{}.\n\n</details>", facts::samples(report));
     out
 }
 
@@ -50,12 +62,15 @@ fn head(out: &mut String, cells: &[&str]) {
 }
 
 fn interval(estimate: &Estimate, show: fn(f64) -> String) -> String {
-    format!("{} ({}–{})", show(estimate.value), show(estimate.low), show(estimate.high))
+    format!("{} ({} to {})", show(estimate.value), show(estimate.low), show(estimate.high))
 }
 
 fn whole(out: &mut String, report: &Report) {
+    if facts::measured(report).next().is_none() {
+        return;
+    }
     head(out, &["start, ms", "median (95 %)", "p95", "p99", "largest", "outliers", "ratio (95 %)"]);
-    for subject in report.summary.subjects.iter().filter(|subject| subject.total.count > 0) {
+    for subject in facts::measured(report) {
         let total = &subject.total;
         let comparison =
             report.summary.comparisons.iter().find(|one| one.of == subject.subject && one.phase.is_none());
@@ -103,21 +118,17 @@ fn density(out: &mut String, report: &Report) {
         return;
     }
     head(out, &["instances", "subject", "memory (PSS), MiB", "a piece, MiB", "start of the last, ms"]);
-    for subject in &report.subjects {
-        let points: Vec<_> = report.density.iter().filter(|point| point.subject == subject.id).collect();
-        let ends = points.first().into_iter().chain(points.last().filter(|_| points.len() > 1));
-        for point in ends {
-            row(
-                out,
-                &[
-                    point.instances.to_string(),
-                    escape(&subject.name),
-                    number::mebibytes(point.pss_bytes),
-                    number::mebibytes(point.pss_bytes / point.instances.max(1) as u64),
-                    number::milliseconds(point.start_ns as f64),
-                ],
-            );
-        }
+    for point in facts::density_ends(report) {
+        row(
+            out,
+            &[
+                point.instances.to_string(),
+                escape(facts::name(report, &point.subject)),
+                number::mebibytes(point.pss_bytes),
+                number::mebibytes(point.pss_bytes / point.instances.max(1) as u64),
+                number::milliseconds(point.start_ns as f64),
+            ],
+        );
     }
     out.push('\n');
 }
@@ -132,7 +143,7 @@ fn findings(out: &mut String, report: &Report) {
             Severity::Warning => "**warning**",
             Severity::Note => "note",
         };
-        let _ = writeln!(out, "- {mark}: {}: {}.", escape(&finding.what), escape(&finding.effect));
+        let _ = writeln!(out, "- {mark}: {}.", escape(&facts::finding(finding)));
     }
 }
 

@@ -4,12 +4,14 @@ use std::fmt::Write;
 
 use super::facts;
 use crate::model::{
-    CacheState, Completion, Estimate, Question, Report, Severity, SubjectSummary, Summary, Versus,
-    phase_meaning,
+    CacheState, Completion, Estimate, Question, Report, SubjectSummary, Versus, phase_meaning,
 };
 
 /// Columns of a waterfall.
 const WIDTH: usize = 50;
+
+/// Columns of a line of text.
+const COLUMNS: usize = 100;
 
 /// Draws a report.
 pub fn report(report: &Report) -> String {
@@ -19,18 +21,44 @@ pub fn report(report: &Report) -> String {
         let _ = writeln!(out, "PARTIAL: {reason}; {done} of {planned} starts were made");
     }
     out.push('\n');
-    whole(&mut out, report);
+    match facts::nothing(report) {
+        Some(text) => {
+            let _ = writeln!(out, "{text}");
+        }
+        None => whole(&mut out, report),
+    }
+    for comparison in &report.summary.comparisons {
+        paragraph(&mut out, "", &comparison.sentence);
+    }
+    for missing in &report.missing {
+        paragraph(&mut out, "", &format!("{}: not measured: {}", missing.id, missing.reason));
+    }
+    out.push('\n');
     phases(&mut out, report);
     waterfalls(&mut out, report);
-    for comparison in &report.summary.comparisons {
-        let _ = writeln!(out, "{}", comparison.sentence);
-    }
+    meanings(&mut out, report);
     density(&mut out, report);
-    budgets(&mut out, &report.summary);
+    budgets(&mut out, report);
     failures(&mut out, report);
     findings(&mut out, report);
     provenance(&mut out, report);
     out
+}
+
+/// A text broken at spaces into lines that a terminal has room for; those after the first are indented a little more.
+fn paragraph(out: &mut String, indent: &str, text: &str) {
+    let mut line = indent.to_owned();
+    for word in text.split(' ') {
+        let is_first = line.trim().is_empty();
+        if !is_first && line.chars().count() + 1 + word.chars().count() > COLUMNS {
+            let _ = writeln!(out, "{}", line.trim_end());
+            line = format!("{indent}  {word}");
+        } else {
+            line.push_str(if is_first { "" } else { " " });
+            line.push_str(word);
+        }
+    }
+    let _ = writeln!(out, "{}", line.trim_end());
 }
 
 fn headline(question: &Question) -> String {
@@ -46,8 +74,11 @@ fn headline(question: &Question) -> String {
     let parallel =
         if question.parallel > 1 { format!(", {} at once", question.parallel) } else { String::new() };
     format!(
-        "{command}: from the command to `{}`, {} runs of each after {} warm-ups{parallel}, {caches}, seed {}",
-        question.ready, question.runs, question.warmup, question.seed
+        "{command}: from the command to `{}`, {} of each after {}{parallel}, {caches}, seed {}",
+        question.ready,
+        facts::counted(question.runs, "run"),
+        facts::counted(question.warmup, "warm-up"),
+        question.seed
     )
 }
 
@@ -56,12 +87,7 @@ fn ms(ns: f64) -> String {
 }
 
 fn range(estimate: &Estimate) -> String {
-    format!("{}–{}", ms(estimate.low), ms(estimate.high))
-}
-
-/// Name of a subject.
-fn name<'a>(report: &'a Report, id: &'a str) -> &'a str {
-    report.subjects.iter().find(|subject| subject.id == id).map_or(id, |subject| &subject.name)
+    format!("{} to {}", ms(estimate.low), ms(estimate.high))
 }
 
 /// Rows of cells, each column as wide as its widest cell; the first is left-aligned, the others right-aligned.
@@ -87,10 +113,10 @@ fn table(out: &mut String, rows: &[Vec<String>]) {
 fn whole(out: &mut String, report: &Report) {
     let head = ["milliseconds", "median", "95 % of median", "p95", "p99", "min", "max", "outliers"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
-    for subject in report.summary.subjects.iter().filter(|subject| subject.total.count > 0) {
+    for subject in facts::measured(report) {
         let total = &subject.total;
         rows.push(vec![
-            name(report, &subject.subject).to_owned(),
+            facts::name(report, &subject.subject).to_owned(),
             ms(total.median.value),
             range(&total.median),
             ms(total.p95.value),
@@ -104,10 +130,6 @@ fn whole(out: &mut String, report: &Report) {
     if let Some(text) = facts::thin(report) {
         let _ = writeln!(out, "{text}");
     }
-    for missing in &report.missing {
-        let _ = writeln!(out, "{}: not measured: {}", missing.id, missing.reason);
-    }
-    out.push('\n');
 }
 
 fn with_phases(report: &Report) -> Vec<&SubjectSummary> {
@@ -116,21 +138,13 @@ fn with_phases(report: &Report) -> Vec<&SubjectSummary> {
 
 fn phases(out: &mut String, report: &Report) {
     let subjects = with_phases(report);
-    let mut names: Vec<&str> = vec![];
-    for phase in subjects.iter().flat_map(|subject| &subject.phases) {
-        if !names.contains(&phase.phase.as_str()) {
-            names.push(&phase.phase);
-        }
-    }
+    let names = facts::phases(report);
     if names.is_empty() {
         return;
     }
-    names.sort_by_key(|name| {
-        crate::model::PHASES.iter().position(|phase| phase == name).unwrap_or(usize::MAX)
-    });
     let mut head = vec!["phase, median".to_owned()];
     for subject in &subjects {
-        head.push(name(report, &subject.subject).to_owned());
+        head.push(facts::name(report, &subject.subject).to_owned());
         head.push("95 %".to_owned());
     }
     let mut rows = vec![head];
@@ -146,7 +160,7 @@ fn phases(out: &mut String, report: &Report) {
     }
     let mut sums = vec!["whole less phases, worst".to_owned()];
     for subject in &subjects {
-        sums.extend([format!("{:.2} %", subject.worst_gap.unwrap_or(0.0) * 100.0), String::new()]);
+        sums.extend([facts::gap(subject.worst_gap.unwrap_or(0.0)), String::new()]);
     }
     rows.push(sums);
     table(out, &rows);
@@ -157,14 +171,19 @@ fn waterfalls(out: &mut String, report: &Report) {
     let subjects = with_phases(report);
     let longest = subjects.iter().filter_map(|subject| subject.phases.last()).map(|phase| phase.end_ns);
     let Some(longest) = longest.reduce(f64::max).filter(|ns| *ns > 0.0) else { return };
+    // Medians do not add up, so a bar's length is not always that of its figure.
+    let _ = writeln!(
+        out,
+        "Bars from the median moment a phase begins at to that of its end; figures: median lengths"
+    );
     for subject in subjects {
-        let _ = writeln!(out, "{}", name(report, &subject.subject));
+        let _ = writeln!(out, "{}", facts::name(report, &subject.subject));
         for phase in &subject.phases {
             let column = |ns: f64| (ns / longest * WIDTH as f64).round() as usize;
             let (begin, end) = (column(phase.begin_ns), column(phase.end_ns));
             let bar = if end > begin { "█".repeat(end - begin) } else { "▏".to_owned() };
             let pad = " ".repeat(begin);
-            let _ = writeln!(out, "  {:<8} {pad}{bar} {} ms", phase.phase, ms(phase.end_ns - phase.begin_ns));
+            let _ = writeln!(out, "  {:<8} {pad}{bar} {} ms", phase.phase, ms(phase.duration.value));
         }
     }
     out.push('\n');
@@ -193,29 +212,18 @@ fn density(out: &mut String, report: &Report) {
     }
 }
 
-fn budgets(out: &mut String, summary: &Summary) {
-    for budget in &summary.budgets {
-        let verdict = if budget.kept { "kept" } else { "EXCEEDED" };
-        let _ = writeln!(
-            out,
-            "budget {} of {}: {verdict}, {} ms",
-            budget.budget,
-            budget.subject,
-            ms(budget.actual_ns as f64)
-        );
+fn budgets(out: &mut String, report: &Report) {
+    for budget in &report.summary.budgets {
+        let name = facts::name(report, &budget.subject);
+        let _ = writeln!(out, "budget {} of {name}: {}", budget.budget, facts::budget(budget));
     }
 }
 
 fn failures(out: &mut String, report: &Report) {
     for failure in &report.failures {
-        let reached = failure.reached.as_deref().unwrap_or("none");
-        let _ = writeln!(
-            out,
-            "\nstart {} of {} failed: {} (last phase: {reached})",
-            failure.order,
-            name(report, &failure.subject),
-            failure.message
-        );
+        let name = facts::name(report, &failure.subject);
+        out.push('\n');
+        paragraph(out, "", &format!("start {} of {name} failed: {}", failure.order, facts::failure(failure)));
         failure.log.iter().for_each(|line| {
             let _ = writeln!(out, "  | {line}");
         });
@@ -230,81 +238,54 @@ fn findings(out: &mut String, report: &Report) {
     }
     let _ = writeln!(out, "\nWhat distorts these figures");
     for finding in &report.findings {
-        let _ = writeln!(out, "  {}", self::finding(finding));
+        let mark = facts::severity(finding);
+        paragraph(out, "  ", &format!("{mark} {}: {}", finding.id, facts::finding(finding)));
     }
-    for subject in report.subjects.iter().filter(|subject| !subject.differences.is_empty()) {
-        let _ = writeln!(out, "  {} does other work: {}", subject.name, subject.differences.join("; "));
+    for subject in &report.subjects {
+        if let Some(text) = facts::differences(&subject.differences) {
+            paragraph(out, "  ", &format!("{} does other work: {text}", subject.name));
+        }
     }
-}
-
-/// One finding in one line.
-pub fn finding(finding: &crate::model::Finding) -> String {
-    let mark = match finding.severity {
-        Severity::Warning => "WARNING",
-        Severity::Note => "note",
-    };
-    format!("{mark} {}: {}: {}. Remedy: {}", finding.id, finding.what, finding.effect, finding.remedy)
 }
 
 fn provenance(out: &mut String, report: &Report) {
-    let from = &report.provenance;
-    let unknown = |text: &Option<String>| text.clone().unwrap_or_else(|| "unknown".to_owned());
     let _ = writeln!(out, "\nWhere they come from");
-    let _ = writeln!(
-        out,
-        "  rkvm {} ({}, commit {}); {} x{}, {:.1} GiB; Linux {}",
-        from.rkvm_version,
-        from.rkvm_profile,
-        unknown(&from.rkvm_commit),
-        from.cpu,
-        from.cpus,
-        from.memory as f64 / f64::from(1 << 30),
-        from.kernel
-    );
-    let _ = writeln!(
-        out,
-        "  KVM {}, cgroups {}, host {}, image {}, guest kernel {}",
-        from.kvm,
-        from.cgroup,
-        from.hypervisor
-            .as_ref()
-            .map_or("no virtual machine".to_owned(), |name| format!("a virtual machine ({name})")),
-        from.image_digest,
-        from.guest_kernel_sha256.as_deref().map_or("none", |hash| hash.get(..12).unwrap_or(hash)),
-    );
-    for (peer, version) in &from.peer_versions {
-        let _ = writeln!(out, "  {peer}: {version}");
+    // What else was asked stands in the first line and in the command line.
+    let asked = facts::question(report).into_iter().filter(|(name, _)| *name == "Command line");
+    for (name, value) in facts::provenance(report).into_iter().chain(asked) {
+        if !value.is_empty() {
+            paragraph(out, "  ", &format!("{name}: {value}"));
+        }
     }
-    let _ = writeln!(
-        out,
-        "  {} to {}: {}",
-        report.started,
-        report.finished,
-        report.question.command_line.join(" ")
-    );
+    paragraph(out, "  ", &facts::samples(report));
 }
 
 /// Explains the phases of a report.
-pub fn meanings(report: &Report) -> String {
-    let mut out = String::new();
-    let subjects = with_phases(report);
-    for phase in crate::model::PHASES {
-        if subjects.iter().any(|subject| subject.phases.iter().any(|one| one.phase == phase)) {
-            let (container, vm) = phase_meaning(phase);
-            let _ = if container == vm {
-                writeln!(out, "{phase:<8} {container}")
-            } else {
-                writeln!(out, "{phase:<8} container: {container}; vm: {vm}")
-            };
-        }
+fn meanings(out: &mut String, report: &Report) {
+    for phase in facts::phases(report) {
+        let (container, vm) = phase_meaning(phase);
+        let text = if container == vm {
+            format!("{phase}: {container}")
+        } else {
+            format!("{phase}: container: {container}; vm: {vm}")
+        };
+        paragraph(out, "  ", &text);
     }
-    out
 }
 
-/// Draws two reports against each other.
+/// Draws two reports against each other. What may explain a difference stands above it.
 pub fn versus(versus: &Versus) -> String {
     let mut out = format!("{} against {}\n\n", versus.after, versus.before);
-    let head = ["", "ratio", "95 %", "shift ms", "95 %", "p"];
+    for line in &versus.differences {
+        paragraph(&mut out, "", &format!("WARNING: {line}"));
+    }
+    for line in &versus.unpaired {
+        paragraph(&mut out, "", line);
+    }
+    if !(versus.differences.is_empty() && versus.unpaired.is_empty()) {
+        out.push('\n');
+    }
+    let head = ["", "ratio", "95 % of ratio", "shift ms", "95 % of shift", "p"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for one in &versus.comparisons {
         let what = match &one.phase {
@@ -314,19 +295,16 @@ pub fn versus(versus: &Versus) -> String {
         rows.push(vec![
             what,
             format!("{:.3}", one.ratio.value),
-            format!("{:.3}–{:.3}", one.ratio.low, one.ratio.high),
+            format!("{:.3} to {:.3}", one.ratio.low, one.ratio.high),
             ms(one.shift_ns.value),
             range(&one.shift_ns),
-            if one.p_value < 0.001 { "< 0.001".to_owned() } else { format!("{:.3}", one.p_value) },
+            super::number::probability(one.p_value),
         ]);
     }
     table(&mut out, &rows);
     out.push('\n');
     for one in versus.comparisons.iter().filter(|one| one.phase.is_none()) {
-        let _ = writeln!(out, "{}", one.sentence);
-    }
-    for line in versus.unpaired.iter().chain(&versus.differences) {
-        let _ = writeln!(out, "{line}");
+        paragraph(&mut out, "", &one.sentence);
     }
     out
 }

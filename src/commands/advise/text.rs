@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use rkvm_engine::host::kernel_release;
+use rkvm_measure::observe::Calls;
 use rkvm_measure::probe::Probe;
 use rkvm_oci::capability;
 
@@ -31,7 +32,7 @@ pub fn advice(order: &Order, watched: &Watched, container: &Trial, vm: &Trial) -
     section("What a container protects against", container_protects(watched, container));
     section("What a vm protects against", vm_protects(watched, vm));
     section("What it costs here", costs(container, vm));
-    section("What would break", breaks(watched, container, vm));
+    section("What would break", breaks(order, watched, container, vm));
     section("What was not observed", unobserved(order, watched, container, vm));
     out
 }
@@ -42,7 +43,7 @@ fn table(out: &mut String, order: &Order, watched: &Watched, container: &Trial, 
     let seen = |text: String| if observed.began_ns.is_some() { text } else { "not observed".to_owned() };
     let list = |items: Vec<String>| if items.is_empty() { "none".to_owned() } else { items.join(", ") };
     let set = |set: &std::collections::BTreeSet<String>| list(set.iter().cloned().collect());
-    let same = || "the same program".to_owned();
+    let unseen = || "not observed in the guest".to_owned();
     let rows: Vec<[String; 3]> = vec![
         ["".into(), "container".into(), "vm".into()],
         ["outcome".into(), outcome(order, container), outcome(order, vm)],
@@ -54,16 +55,20 @@ fn table(out: &mut String, order: &Order, watched: &Watched, container: &Trial, 
             format!("the host's, Linux {}", kernel_release()),
             if vm.outcome.is_ok() { "its own, in the guest".into() } else { "not observed".into() },
         ],
-        ["system calls".into(), seen(kinds), "not observed in the guest".into()],
-        ["refused calls".into(), seen(list(observed.refused().into_iter().map(str::to_owned).collect())), "not observed in the guest".into()],
-        ["capabilities".into(), capabilities(watched), "not observed in the guest".into()],
-        ["devices opened".into(), seen(set(&observed.devices)), same()],
-        ["mounts".into(), seen(set(&observed.mounts)), same()],
-        ["namespaces asked for".into(), seen(set(&observed.namespaces)), same()],
-        ["sockets".into(), seen(set(&observed.families)), same()],
-        ["listens on".into(), seen(set(&observed.bound)), same()],
-        ["connects to".into(), seen(set(&observed.connected)), same()],
-        ["programs".into(), seen(set(&observed.programs)), same()],
+        ["system calls".into(), seen(kinds), unseen()],
+        [
+            "refused calls".into(),
+            seen(list(observed.refused().into_iter().map(str::to_owned).collect())),
+            unseen(),
+        ],
+        ["capabilities".into(), capabilities(watched), unseen()],
+        ["tried to open devices".into(), seen(set(&observed.devices)), unseen()],
+        ["tried to mount".into(), seen(set(&observed.mounts)), unseen()],
+        ["asked for namespaces".into(), seen(set(&observed.namespaces)), unseen()],
+        ["asked for sockets".into(), seen(set(&observed.families)), unseen()],
+        ["tried to bind".into(), seen(set(&observed.bound)), unseen()],
+        ["tried to connect to".into(), seen(set(&observed.connected)), unseen()],
+        ["programs executed".into(), seen(set(&observed.programs)), unseen()],
     ];
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let (first, second) = (width(0), width(1).min(60));
@@ -105,8 +110,18 @@ fn outcome(order: &Order, trial: &Trial) -> String {
     match &trial.outcome {
         Ok(_) if matches!(order.probe, Probe::Exit) => "ended with exit code 0".to_owned(),
         Ok(_) => "became ready".to_owned(),
-        Err(message) => format!("FAILED: {}", message.lines().next().unwrap_or_default()),
+        // What it wrote stands below, where there is room for it.
+        Err(message) => {
+            let first = plain(message).lines().next().unwrap_or_default();
+            let first = first.strip_suffix("; its last lines:").unwrap_or(first);
+            format!("FAILED: {first}")
+        }
     }
+}
+
+/// A failure without the isolation's name at its beginning, where that is said already.
+fn plain(message: &str) -> &str {
+    ["container: ", "vm: "].iter().find_map(|name| message.strip_prefix(name)).unwrap_or(message)
 }
 
 fn start(trial: &Trial) -> String {
@@ -216,47 +231,64 @@ fn costs(container: &Trial, vm: &Trial) -> Vec<String> {
     reasons
 }
 
-fn breaks(watched: &Watched, container: &Trial, vm: &Trial) -> Vec<String> {
+fn breaks(order: &Order, watched: &Watched, container: &Trial, vm: &Trial) -> Vec<String> {
     let mut reasons = vec![];
     for (name, trial) in [("container", container), ("vm", vm)] {
         match &trial.outcome {
-            Err(message) => reasons.push(format!("It does not work in a {name}: {}", message.replace('\n', "\n    "))),
-            Ok(_) => reasons.push(format!("It worked in a {name}.")),
+            Err(message) => reasons.push(format!("It does not work in a {name}: {}", plain(message).replace('\n', "\n    "))),
+            Ok(_) => {
+                let how = if matches!(order.probe, Probe::Exit) { "ended with exit code 0" } else { "became ready" };
+                reasons.push(format!("It {how} in a {name}; whether it did all that it should is not seen."));
+            }
         }
     }
     let observed = &watched.observed;
     for name in observed.refused() {
         let calls = observed.calls.get(name).copied().unwrap_or_default();
         reasons.push(format!(
-            "container: the filter refused {} of {} calls of {name}; whether it needs them shows in what it did then.",
-            calls.refused, calls.made
+            "container: the filter refused {}; whether the program needs that was not observed.",
+            of_calls(calls, name)
         ));
     }
     for (number, asked) in watched.capabilities.iter().flatten() {
         let name = capability_name(*number);
         if asked.refused > 0 {
             reasons.push(format!(
-                "container: the kernel asked for {name} {} times and it was not there; the kernel also asks where it can do without.",
-                asked.refused
+                "container: the kernel asked for {name} {} and it was not there; the kernel also asks where it can do without.",
+                times(asked.refused)
             ));
         }
         if asked.refused_by_host > 0 {
             reasons.push(format!(
-                "container: the kernel asked for {name} over the host {} times, which no container has; the kernel also asks where it can do without.",
-                asked.refused_by_host
+                "container: the kernel asked for {name} over the host {}, which no container has; the kernel also asks where it can do without.",
+                times(asked.refused_by_host)
             ));
         }
     }
     reasons
 }
 
+/// Which part of the calls of `name` was refused.
+fn of_calls(calls: Calls, name: &str) -> String {
+    match (calls.refused, calls.made) {
+        (1, 1) => format!("the only call of {name}"),
+        (refused, made) if refused == made => format!("all {made} calls of {name}"),
+        (refused, made) => format!("{refused} of {made} calls of {name}"),
+    }
+}
+
+fn times(count: u64) -> String {
+    if count == 1 { "once".to_owned() } else { format!("{count} times") }
+}
+
 fn unobserved(order: &Order, watched: &Watched, container: &Trial, vm: &Trial) -> Vec<String> {
     let mut reasons = vec![];
     if let Err(message) = &watched.outcome {
-        reasons.push(format!("The run whose calls were looked at failed, so they are not all: {message}"));
+        reasons.push(format!("The run whose calls were looked at failed, so they are not all: {}", plain(message).replace('\n', "\n    ")));
     } else if !matches!(order.probe, Probe::Exit) {
         reasons.push(format!("What it does later than {} s after it was ready, and under load.", order.watch.as_secs_f64()));
     }
+    reasons.push("What its calls came to: each is seen before it is made. What it tried or asked for may have failed.".to_owned());
     reasons.push("Calls of write(2): the run is watched with a filter that cannot hold those back.".to_owned());
     if let Err(reason) = &watched.capabilities {
         reasons.push(format!("Which capabilities it used: {reason}."));

@@ -137,7 +137,7 @@ fn once(
         });
         done.store(true, Ordering::Relaxed);
         rkvm.settle();
-        result.map_err(|error| error.to_string())
+        result.map_err(|error| error.with_causes())
     })
 }
 

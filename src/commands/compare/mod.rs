@@ -181,7 +181,7 @@ fn are_files(paths: &[&Path]) -> Result<()> {
 fn compare_reports(before: &Path, after: &Path) -> Result<u8> {
     let reports = [file::read(before)?, file::read(after)?];
     let names = [before.display().to_string(), after.display().to_string()];
-    let versus = versus::versus((&names[0], &reports[0]), (&names[1], &reports[1]));
+    let versus = versus::versus((&names[0], &reports[0]), (&names[1], &reports[1]))?;
     output::print(&render::text::versus(&versus))?;
     Ok(0)
 }

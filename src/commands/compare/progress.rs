@@ -17,13 +17,47 @@ pub struct Progress {
     last: Instant,
 }
 
+/// How often the bar is drawn while nothing is told: its time shows that something is still being waited for.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Shows `what` on a terminal until it is dropped; for what is done before the first start, such as loading an image into a peer.
+pub fn preparing(what: &str) -> Preparing {
+    let bar = io::stderr().is_terminal().then(|| {
+        let bar = ProgressBar::new_spinner().with_style(style("{spinner} {msg}, {elapsed}"));
+        bar.set_message(what.to_owned());
+        bar.enable_steady_tick(TICK);
+        bar
+    });
+    Preparing(bar)
+}
+
+/// What [`preparing`] shows.
+pub struct Preparing(Option<ProgressBar>);
+
+impl Drop for Preparing {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// Without the remaining time, of which nothing is known before a start was made.
+const FIRST: &str = "{pos}/{len} [{bar:40}] {msg}, {elapsed}";
+const LATER: &str = "{pos}/{len} [{bar:40}] {msg}, about {eta} left";
+
 impl Progress {
-    /// Of `planned` starts.
+    /// Of `planned` starts. It is drawn at once: a first start may take long, or hang.
     pub fn new(planned: usize) -> Self {
         let bar = io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{pos}/{len} [{bar:40}] {msg}, about {eta} left")
-                .unwrap_or_else(|_| ProgressStyle::default_bar());
-            ProgressBar::new(planned as u64).with_style(style.progress_chars("=> "))
+            let bar = ProgressBar::new(planned as u64).with_style(style(FIRST).progress_chars("=> "));
+            bar.set_message("waiting for the first start");
+            bar.enable_steady_tick(TICK);
+            bar
         });
         Self { bar, began: Instant::now(), last: Instant::now() }
     }
@@ -32,8 +66,11 @@ impl Progress {
 impl Watcher for Progress {
     fn done(&mut self, done: usize, planned: usize, what: &str) {
         if let Some(bar) = &self.bar {
-            bar.set_message(what.to_owned());
+            // From here on each start draws it: a thread that wakes up would be measured with them.
+            bar.disable_steady_tick();
             bar.set_position(done as u64);
+            bar.set_style(style(LATER).progress_chars("=> "));
+            bar.set_message(format!("{what} was started"));
         } else if self.last.elapsed() >= INTERVAL && done < planned {
             self.last = Instant::now();
             let left = self.began.elapsed().mul_f64((planned - done) as f64 / done.max(1) as f64);

@@ -28,7 +28,7 @@ use rkvm_oci::Isolation;
 use rkvm_oci::backend::Kernel;
 use rkvm_oci::runtime::rfc3339;
 
-use super::progress::Progress;
+use super::progress::{self, Progress};
 use super::{Order, session};
 use crate::context::Context;
 use crate::flags::pull::{self, PullPolicy};
@@ -50,7 +50,9 @@ pub fn take(order: &Order, context: &Context) -> Result<Option<Report>> {
     let host = Host::look(&kvm(), &CgroupMode::of_this_host().to_string());
     let session = Session::begin(&session::folder(context))?;
     let without_v2 = leaves_cgroup_v2(order);
+    let preparing = progress::preparing("preparing what is compared");
     let (contestants, missing, versions) = contestants(order, context, &image, &session)?;
+    drop(preparing);
     if interrupt::requested() {
         return Ok(nothing_measured());
     }
@@ -136,7 +138,7 @@ fn announce(order: &Order, report: &Report) -> Result<()> {
         output::complain(format_args!("{}: not measured: {}", missing.id, missing.reason));
     }
     for finding in &report.findings {
-        output::complain(format_args!("{}", render::text::finding(finding)));
+        output::complain(format_args!("{}", render::facts::advice(finding)));
     }
     if order.strict && fairness::has_warning(&report.findings) {
         bail!("--strict: the warnings above distort the figures; remedy them, or leave --strict out");

@@ -4,8 +4,8 @@ mod tables;
 
 use std::fmt::Write as _;
 
+use super::facts;
 use super::svg::{self, escape};
-use super::{facts, number};
 use crate::model::{Report, Severity};
 
 const STYLE: &str = include_str!("page.css");
@@ -29,11 +29,13 @@ pub fn render(report: &Report) -> serde_json::Result<String> {
     pictures(&mut out, report);
     tables::phases(&mut out, report);
     tables::comparisons(&mut out, report);
+    tables::density(&mut out, report);
     tables::budgets(&mut out, report);
     reservations(&mut out, report);
     failures(&mut out, report);
     tables::facts(&mut out, "What was asked", &facts::question(report));
     tables::facts(&mut out, "Where it was measured", &facts::provenance(report));
+    tables::facts(&mut out, "Command lines", &facts::commands(report));
     // In JSON `<` stands only in strings. Written as an escape it can neither end the element nor begin a comment in it,
     // which an image's name could otherwise do.
     let json = serde_json::to_string(report)?.replace('<', "\\u003c");
@@ -55,7 +57,7 @@ fn head(out: &mut String, report: &Report) {
         escape(&whole_seconds(&report.started)),
         escape(&report.provenance.rkvm_version)
     );
-    if let Some(text) = facts::partial(report) {
+    for text in [facts::partial(report), facts::nothing(report)].into_iter().flatten() {
         let _ = writeln!(out, "<p class=\"banner\" role=\"alert\">{}</p>", escape(&text));
     }
     if let Some(first) = report.summary.comparisons.iter().find(|one| one.phase.is_none()) {
@@ -77,14 +79,16 @@ fn whole_seconds(moment: &str) -> String {
 }
 
 fn pictures(out: &mut String, report: &Report) {
-    for picture in svg::pictures(report) {
+    let narrow = svg::pictures(report, svg::NARROW);
+    for (picture, narrow) in svg::pictures(report, svg::WIDE).iter().zip(narrow) {
         let _ = writeln!(
             out,
-            "<figure><h2>{}</h2><div class=\"wide\" tabindex=\"0\" role=\"region\" aria-label=\"{}\">{}</div>\
+            "<figure><h2>{}</h2><div class=\"wide\" tabindex=\"0\" role=\"region\" aria-label=\"{}\">{}{}</div>\
              <figcaption>{}</figcaption></figure>",
             escape(&picture.title),
             escape(&picture.title),
             picture.inline(),
+            narrow.inline(),
             escape(&picture.description)
         );
     }
@@ -103,22 +107,19 @@ fn reservations(out: &mut String, report: &Report) {
             };
             let _ = writeln!(
                 out,
-                "<li class=\"{class}\"><strong>{word}: {}.</strong> {} <span class=\"soft\">{}</span></li>",
+                "<li class=\"{class}\"><strong>{word}: {}</strong>: {}. <span class=\"soft\">Remedy: {}.</span></li>",
                 escape(finding.what.trim_end_matches('.')),
-                escape(&finding.effect),
-                escape(&finding.remedy)
+                escape(finding.effect.trim_end_matches('.')),
+                escape(finding.remedy.trim_end_matches('.'))
             );
         }
         out.push_str("</ul>\n");
     }
-    let differing = report.subjects.iter().filter(|subject| !subject.differences.is_empty());
-    for subject in differing {
-        let _ = writeln!(
-            out,
-            "<p><strong>{}</strong> does other work: {}</p>",
-            escape(&subject.name),
-            escape(&subject.differences.join(" "))
-        );
+    for subject in &report.subjects {
+        if let Some(text) = facts::differences(&subject.differences) {
+            let name = escape(&subject.name);
+            let _ = writeln!(out, "<p><strong>{name}</strong> does other work: {}.</p>", escape(&text));
+        }
     }
     for missing in &report.missing {
         let _ = writeln!(
@@ -138,29 +139,13 @@ fn failures(out: &mut String, report: &Report) {
     for failure in &report.failures {
         let _ = writeln!(
             out,
-            "<p><strong>{}</strong>, start {}: {} Last phase reached: {}.</p>",
+            "<p><strong>{}</strong>, start {}: {}.</p>",
             escape(facts::name(report, &failure.subject)),
             failure.order,
-            escape(&failure.message),
-            escape(failure.reached.as_deref().unwrap_or("none"))
+            escape(&facts::failure(failure))
         );
         if !failure.log.is_empty() {
             let _ = writeln!(out, "<pre>{}</pre>", escape(&failure.log.join("\n")));
         }
     }
-}
-
-/// A cell with a median and its interval.
-fn interval_cell(value: String) -> String {
-    match value.split_once(' ') {
-        Some((median, interval)) => {
-            format!("<td class=\"n\">{median} <span class=\"soft\">{interval}</span></td>")
-        }
-        None => format!("<td class=\"n\">{value}</td>"),
-    }
-}
-
-/// A cell with a number of milliseconds.
-fn ms_cell(ns: f64) -> String {
-    format!("<td class=\"n\">{}</td>", number::milliseconds(ns))
 }

@@ -2,62 +2,96 @@
 
 use std::fmt::Write as _;
 
-use super::{interval_cell, ms_cell};
 use crate::model::{Report, phase_meaning};
-use crate::render::facts::{self, Fact};
-use crate::render::number;
 use crate::render::svg::escape;
+use crate::render::{facts, number};
 
-/// Opens a table with these column heads; the first column names the rows.
-fn open(out: &mut String, caption: &str, heads: &[&str]) {
-    let _ = write!(
-        out,
-        "<h2>{caption}</h2>\n<div class=\"wide\" tabindex=\"0\" role=\"region\" aria-label=\"{caption}\"><table><thead><tr>"
-    );
-    for (index, head) in heads.iter().enumerate() {
-        let class = if index == 0 || head.ends_with("meaning") { "" } else { " class=\"n\"" };
-        let _ = write!(out, "<th scope=\"col\"{class}>{}</th>", escape(head));
-    }
-    out.push_str("</tr></thead><tbody>\n");
+/// A table with heads of columns; the first column names the rows.
+struct Table<'a> {
+    out: &'a mut String,
+    heads: Vec<&'a str>,
 }
 
-fn close(out: &mut String) {
-    out.push_str("</tbody></table></div>\n");
+impl<'a> Table<'a> {
+    fn open(out: &'a mut String, caption: &str, heads: Vec<&'a str>) -> Self {
+        begin(out, caption);
+        out.push_str("<thead><tr>");
+        for (index, head) in heads.iter().enumerate() {
+            let class = if index == 0 || *head == MEANING { "" } else { " class=\"n\"" };
+            let _ = write!(out, "<th scope=\"col\"{class}>{}</th>", escape(head));
+        }
+        out.push_str("</tr></thead><tbody>\n");
+        Self { out, heads }
+    }
+
+    /// Each cell has its column's head, which the page shows where there is no room for columns.
+    fn row(&mut self, name: &str, cells: impl IntoIterator<Item = String>) {
+        let _ = write!(self.out, "<tr><th scope=\"row\">{}</th>", escape(name));
+        for (head, cell) in self.heads.iter().skip(1).zip(cells) {
+            let class = if *head == MEANING { "meaning" } else { "n" };
+            let cell = match cell.split_once(" (") {
+                Some((median, interval)) if class == "n" => {
+                    format!("{} <span class=\"soft\">({}</span>", escape(median), escape(interval))
+                }
+                _ => escape(&cell),
+            };
+            let _ = write!(self.out, "<td class=\"{class}\" data-head=\"{}\">{cell}</td>", escape(head));
+        }
+        self.out.push_str("</tr>\n");
+    }
+
+    fn close(self) {
+        self.out.push_str("</tbody></table></div>\n");
+    }
+}
+
+/// Head of the column that has sentences.
+const MEANING: &str = "meaning";
+
+fn begin(out: &mut String, caption: &str) {
+    let _ = write!(
+        out,
+        "<h2>{caption}</h2>\n<div class=\"wide\" tabindex=\"0\" role=\"region\" aria-label=\"{caption}\"><table>"
+    );
 }
 
 /// From the command to readiness.
 pub fn whole(out: &mut String, report: &Report) {
-    open(
-        out,
-        "The whole, milliseconds",
-        &["", "median (95 % interval)", "p95", "p99", "min", "max", "ratio (95 % interval)", "outliers"],
-    );
-    for subject in &report.summary.subjects {
+    if facts::measured(report).next().is_none() {
+        return;
+    }
+    let heads =
+        ["", "median (95 % interval)", "p95", "p99", "min", "max", "ratio (95 % interval)", "outliers"];
+    let mut table = Table::open(out, "The whole, milliseconds", heads.to_vec());
+    for subject in facts::measured(report) {
         let total = &subject.total;
         let ratio =
             report.summary.comparisons.iter().find(|one| one.of == subject.subject && one.phase.is_none());
-        let _ = writeln!(
-            out,
-            "<tr><th scope=\"row\">{}</th>{}{}{}{}{}{}<td class=\"n\">{} of {}</td></tr>",
-            escape(facts::name(report, &subject.subject)),
-            interval_cell(number::interval_ms(&total.median)),
-            ms_cell(total.p95.value),
-            ms_cell(total.p99.value),
-            ms_cell(total.min as f64),
-            ms_cell(total.max as f64),
-            interval_cell(ratio.map_or_else(|| "1".to_owned(), |one| number::interval_ratio(&one.ratio))),
-            total.outliers.len(),
-            total.count
-        );
+        let cells = [
+            number::interval_ms(&total.median),
+            number::milliseconds(total.p95.value),
+            number::milliseconds(total.p99.value),
+            number::milliseconds(total.min as f64),
+            number::milliseconds(total.max as f64),
+            ratio.map_or_else(|| "1".to_owned(), |one| number::interval_ratio(&one.ratio)),
+            format!("{} of {}", total.outliers.len(), total.count),
+        ];
+        table.row(facts::name(report, &subject.subject), cells);
     }
-    close(out);
+    table.close();
     out.push_str("<p class=\"soft\">Outliers are reported and counted like all others. ");
     if let Some(text) = facts::thin(report) {
         let _ = write!(out, "<strong>{}</strong> ", escape(&text));
     }
-    let worst = report.summary.subjects.iter().filter_map(|subject| subject.worst_gap).fold(None, larger);
-    if let Some(gap) = worst {
-        let _ = write!(out, "In every start the phases add up to the whole to within {:.2} %.", gap * 100.0);
+    let worst = facts::measured(report).filter_map(|subject| subject.worst_gap).fold(None, larger);
+    match worst {
+        None => {}
+        Some(0.0) => out.push_str("In every start the phases add up to the whole."),
+        Some(gap) => {
+            let most = facts::gap(gap);
+            let most = escape(most.trim_start_matches("< "));
+            let _ = write!(out, "In no start do the phases and the whole differ by more than {most} of it.");
+        }
     }
     out.push_str("</p>\n");
 }
@@ -75,22 +109,18 @@ pub fn phases(out: &mut String, report: &Report) {
     let with: Vec<_> = report.summary.subjects.iter().filter(|subject| !subject.phases.is_empty()).collect();
     let mut heads = vec!["phase"];
     heads.extend(with.iter().map(|subject| facts::name(report, &subject.subject)));
-    heads.push("meaning");
-    open(out, "Phases, milliseconds: median (95 % interval)", &heads);
+    heads.push(MEANING);
+    let mut table = Table::open(out, "Phases, milliseconds: median (95 % interval)", heads);
     for phase in used {
-        let _ = write!(out, "<tr><th scope=\"row\">{phase}</th>");
-        for subject in &with {
-            match subject.phases.iter().find(|one| one.phase == phase) {
-                Some(one) => out.push_str(&interval_cell(number::interval_ms(&one.duration))),
-                None => out.push_str("<td class=\"n\">absent</td>"),
-            }
-        }
+        let found = with.iter().map(|subject| subject.phases.iter().find(|one| one.phase == phase));
+        let figures = found
+            .map(|one| one.map_or_else(|| "absent".to_owned(), |one| number::interval_ms(&one.duration)));
         let (container, vm) = phase_meaning(phase);
         let meaning =
             if container == vm { container.to_owned() } else { format!("Container: {container}. VM: {vm}.") };
-        let _ = writeln!(out, "<td class=\"meaning\">{}</td></tr>", escape(&meaning));
+        table.row(phase, figures.chain([meaning]));
     }
-    close(out);
+    table.close();
 }
 
 /// Every comparison in figures.
@@ -98,25 +128,43 @@ pub fn comparisons(out: &mut String, report: &Report) {
     if report.summary.comparisons.is_empty() {
         return;
     }
-    let heads =
-        ["of, to", "ratio (95 % interval)", "longer by, ms", "Cliff's delta", "effect", "p (Mann-Whitney)"];
-    open(out, "Comparisons", &heads);
+    let heads = ["", "ratio (95 % interval)", "longer by, ms", "Cliff's delta", "effect", "p (Mann-Whitney)"];
+    let mut table = Table::open(out, "Comparisons", heads.to_vec());
     for one in &report.summary.comparisons {
         let part = one.phase.as_ref().map(|phase| format!(": {phase}")).unwrap_or_default();
-        let _ = writeln!(
-            out,
-            "<tr><th scope=\"row\">{}, {}{}</th>{}{}<td class=\"n\">{:.2}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
-            escape(facts::name(report, &one.of)),
-            escape(facts::name(report, &one.to)),
-            escape(&part),
-            interval_cell(number::interval_ratio(&one.ratio)),
-            interval_cell(number::interval_ms(&one.shift_ns)),
-            one.cliffs_delta,
+        let (of, to) = (facts::name(report, &one.of), facts::name(report, &one.to));
+        let cells = [
+            number::interval_ratio(&one.ratio),
+            number::interval_ms(&one.shift_ns),
+            format!("{:.2}", one.cliffs_delta),
             format!("{:?}", one.magnitude).to_lowercase(),
-            escape(&number::probability(one.p_value))
-        );
+            number::probability(one.p_value),
+        ];
+        table.row(&format!("{of} against {to}{part}"), cells);
     }
-    close(out);
+    table.close();
+}
+
+/// Memory and start time as instances grow.
+pub fn density(out: &mut String, report: &Report) {
+    if report.density.is_empty() {
+        return;
+    }
+    let heads =
+        ["", "memory (PSS), MiB", "a piece, MiB", "start of the last, ms", "MemAvailable of the host, MiB"];
+    let mut table = Table::open(out, "As instances grow", heads.to_vec());
+    for subject in &report.subjects {
+        for point in report.density.iter().filter(|point| point.subject == subject.id) {
+            let cells = [
+                number::mebibytes(point.pss_bytes),
+                number::mebibytes(point.pss_bytes / point.instances.max(1) as u64),
+                number::milliseconds(point.start_ns as f64),
+                number::mebibytes(point.available_bytes),
+            ];
+            table.row(&format!("{}, {}", subject.name, facts::counted(point.instances, "instance")), cells);
+        }
+    }
+    table.close();
 }
 
 /// Whether each budget was kept.
@@ -124,29 +172,27 @@ pub fn budgets(out: &mut String, report: &Report) {
     if report.summary.budgets.is_empty() {
         return;
     }
-    open(out, "Budgets, milliseconds", &["budget", "subject", "limit", "measured", "kept"]);
+    let heads = ["budget", "subject", "limit", "measured", "kept"];
+    let mut table = Table::open(out, "Budgets, milliseconds", heads.to_vec());
     for one in &report.summary.budgets {
-        let _ = writeln!(
-            out,
-            "<tr><th scope=\"row\">{}</th><td class=\"n\">{}</td>{}{}<td class=\"n\">{}</td></tr>",
-            escape(&one.budget),
-            escape(facts::name(report, &one.subject)),
-            ms_cell(one.limit_ns as f64),
-            ms_cell(one.actual_ns as f64),
-            if one.kept { "yes" } else { "no" }
-        );
+        let cells = [
+            facts::name(report, &one.subject).to_owned(),
+            number::milliseconds(one.limit_ns as f64),
+            number::milliseconds(one.actual_ns as f64),
+            if one.kept { "yes" } else { "no" }.to_owned(),
+        ];
+        table.row(&one.budget, cells);
     }
-    close(out);
+    table.close();
 }
 
 /// Names and values.
-pub fn facts(out: &mut String, caption: &str, facts: &[Fact]) {
-    let _ = write!(
-        out,
-        "<h2>{caption}</h2>\n<div class=\"wide\" tabindex=\"0\" role=\"region\" aria-label=\"{caption}\"><table><tbody>\n"
-    );
+pub fn facts<N: AsRef<str>>(out: &mut String, caption: &str, facts: &[(N, String)]) {
+    begin(out, caption);
+    out.push_str("<tbody>\n");
     for (name, value) in facts {
+        let name = escape(name.as_ref());
         let _ = writeln!(out, "<tr><th scope=\"row\">{name}</th><td class=\"v\">{}</td></tr>", escape(value));
     }
-    close(out);
+    out.push_str("</tbody></table></div>\n");
 }

@@ -1,14 +1,12 @@
 //! Memory and start time as instances grow.
 
-use super::canvas::{Anchor, Canvas, LEFT, Picture, Scale};
+use super::canvas::{Anchor, CHARACTER, Canvas, Frame, Picture, Scale, shorten};
 use super::subject_class;
 use crate::model::{DensityPoint, Report};
 use crate::render::number;
 
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 250.0;
-/// Where the curves end: behind it stand their names.
-const END: f64 = 705.0;
 /// Distance of two names.
 const LINE: f64 = 16.0;
 
@@ -21,7 +19,7 @@ struct Curve<'a> {
 }
 
 /// Memory over instances, and start time over instances; nothing when it was not measured.
-pub fn draw(report: &Report) -> Vec<Picture> {
+pub fn draw(report: &Report, frame: Frame) -> Vec<Picture> {
     let memory = |point: &DensityPoint| point.pss_bytes as f64 / f64::from(1 << 20);
     let start = |point: &DensityPoint| point.start_ns as f64 / 1e6;
     [
@@ -29,22 +27,22 @@ pub fn draw(report: &Report) -> Vec<Picture> {
         Curve { id: "density-start", title: "Start of the last instance", unit: "ms", value: &start },
     ]
     .iter()
-    .filter_map(|curve| draw_one(report, curve))
+    .filter_map(|curve| draw_one(report, curve, frame))
     .collect()
 }
 
-fn draw_one(report: &Report, curve: &Curve<'_>) -> Option<Picture> {
+fn draw_one(report: &Report, curve: &Curve<'_>, frame: Frame) -> Option<Picture> {
     let most = report.density.iter().map(|point| point.instances).max()?;
     let highest = report.density.iter().map(curve.value).fold(0.0, f64::max);
-    let across = Scale::linear(most as f64, (LEFT, END));
+    let across = Scale::counts(most as f64, (frame.left, frame.end));
     let up = Scale::linear(highest, (BOTTOM, TOP));
-    let mut canvas = Canvas::default();
+    let mut canvas = Canvas::new(frame);
     for tick in up.ticks() {
-        canvas.line((LEFT, up.place(tick)), (END, up.place(tick)), "grid");
-        canvas.text((LEFT - 8.0, up.place(tick) + 4.0), Anchor::End, "soft", number::tick(tick));
+        canvas.line((frame.left, up.place(tick)), (frame.end, up.place(tick)), "grid");
+        canvas.text((frame.left - 8.0, up.place(tick) + 4.0), Anchor::End, "soft", number::tick(tick));
     }
     canvas.horizontal_axis(&across, (BOTTOM, BOTTOM), "instances running");
-    canvas.text((LEFT - 60.0, TOP), Anchor::End, "soft", curve.unit);
+    canvas.text((frame.left - 60.0, TOP), Anchor::End, "soft", curve.unit);
     let mut description = Vec::new();
     let mut names = Vec::new();
     for (index, subject) in report.subjects.iter().enumerate() {
@@ -74,11 +72,12 @@ fn draw_one(report: &Report, curve: &Curve<'_>) -> Option<Picture> {
     }
     names.sort_by(|one, other| one.0.1.total_cmp(&other.0.1));
     let heights = apart(&names.iter().map(|((_, y), _)| *y).collect::<Vec<_>>(), BOTTOM);
+    let room = ((frame.width - frame.end - 10.0) / CHARACTER * 1.1) as usize;
     for ((place, name), height) in names.into_iter().zip(heights) {
-        if place.0 < END {
-            canvas.line((place.0 + 5.0, place.1), (END + 6.0, height), "grid");
+        if place.0 < frame.end {
+            canvas.line((place.0 + 5.0, place.1), (frame.end + 6.0, height), "grid");
         }
-        canvas.text((END + 10.0, height + 4.0), Anchor::Start, "strong", name);
+        canvas.text((frame.end + 10.0, height + 4.0), Anchor::Start, "strong", shorten(name, room));
     }
     let title = curve.title.to_owned();
     Some(Picture::new(curve.id, title, description.join(" "), BOTTOM + 46.0, canvas))

@@ -1,6 +1,6 @@
 //! Every start as a dot: what medians hide.
 
-use super::canvas::{Anchor, Canvas, LEFT, Picture, RIGHT, Scale};
+use super::canvas::{Canvas, Frame, Picture, Scale};
 use super::subject_class;
 use crate::model::{Report, SampleKind};
 use crate::render::{facts, number};
@@ -11,36 +11,42 @@ const TOP: f64 = 14.0;
 const LINEAR_SPAN: f64 = 8.0;
 
 /// All measured starts of each subject, with median, its interval, and the 95th percentile.
-pub fn draw(report: &Report) -> Option<Picture> {
+pub fn draw(report: &Report, frame: Frame) -> Option<Picture> {
     let measured = || report.samples.iter().filter(|sample| sample.kind == SampleKind::Measured);
     let longest = measured().map(|sample| sample.total_ns).max()? as f64 / 1e6;
     let shortest = measured().map(|sample| sample.total_ns).min()? as f64 / 1e6;
     let logarithmic = shortest > 0.0 && longest / shortest > LINEAR_SPAN;
     let scale = if logarithmic {
-        Scale::logarithmic(shortest, longest, (LEFT, RIGHT))
+        Scale::logarithmic(shortest, longest, (frame.left, frame.right))
     } else {
-        Scale::linear(longest, (LEFT, RIGHT))
+        Scale::linear(longest, (frame.left, frame.right))
     };
-    let mut canvas = Canvas::default();
-    let subjects = &report.summary.subjects;
-    let bottom = TOP + ROW * subjects.len() as f64;
+    let mut canvas = Canvas::new(frame);
+    let subjects: Vec<_> = facts::measured(report).collect();
+    let bottom = TOP + ROW * subjects.len() as f64 + 6.0;
     let kind = if scale.is_logarithmic() { ", logarithmic" } else { "" };
     canvas.horizontal_axis(
         &scale,
         (TOP, bottom),
         &format!("milliseconds from the command's start to readiness{kind}"),
     );
-    let mut description =
-        vec!["Thick line: median with its 95 % interval below; thin line: 95th percentile.".to_owned()];
+    let mut description = vec![
+        "Thick line: median with its 95 % interval below; thin line: 95th percentile; ring: outlier."
+            .to_owned(),
+    ];
     for (row, subject) in subjects.iter().enumerate() {
         let middle = TOP + ROW * (row as f64 + 0.5);
         let name = facts::name(report, &subject.subject);
-        canvas.text((LEFT - 10.0, middle + 4.0), Anchor::End, "strong", name);
-        let class = format!("dot {}", subject_class(row));
+        canvas.name(middle + 4.0, name);
+        let class = format!("dot {}", subject_class(facts::place(report, &subject.subject)));
         for sample in measured().filter(|sample| sample.subject == subject.subject) {
             let ms = sample.total_ns as f64 / 1e6;
             let tip = format!("start {}: {} ms", sample.order, number::significant(ms));
-            canvas.dot((scale.place(ms), middle + spread(sample.order, sample.instance)), 3.2, &class, &tip);
+            let place = (scale.place(ms), middle + spread(sample.order, sample.instance));
+            canvas.dot(place, 3.2, &class, &tip);
+            if subject.total.outliers.contains(&sample.order) {
+                canvas.ring(place, 5.5);
+            }
         }
         let total = &subject.total;
         let at = |ns: f64| scale.place(ns / 1e6);

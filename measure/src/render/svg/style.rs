@@ -17,6 +17,7 @@ pub const CSS: &str = "\
 .rkvm-chart .mark{stroke:var(--ink);stroke-width:2;fill:none}
 .rkvm-chart .line{stroke-width:2;fill:none}
 .rkvm-chart .dot{fill-opacity:.55}
+.rkvm-chart .ring{stroke:var(--ink);stroke-width:1.2;fill:none}
 .rkvm-chart .p-command{fill:#999999}.rkvm-chart .p-image{fill:#332288}.rkvm-chart .p-rootfs{fill:#88ccee}
 .rkvm-chart .p-network{fill:#44aa99}.rkvm-chart .p-sandbox{fill:#117733}.rkvm-chart .p-boot{fill:#cc6677}
 .rkvm-chart .p-process{fill:#ddcc77}.rkvm-chart .p-exec{fill:#aa4499}.rkvm-chart .p-ready{fill:#882255}
