@@ -89,7 +89,7 @@ with_cpu() {
 }
 
 # Runs in a network namespace of its own, which goes with it.
-machine() {
+run_machine() {
     local server vmm limit=$((60 + 16 * ${seconds%.*})) # a guest that hangs must not hang this
     ip tuntap add tap0 mode tap vnet_hdr
     ip addr add $HOST/24 dev tap0
@@ -117,7 +117,7 @@ machine() {
     kill $limit $server
     wait $vmm || true
 }
-export -f machine with_cpu
+export -f run_machine with_cpu
 export work examples kernel cpus seconds MEMORY_MIB MAC HOST
 
 for round in $(seq "$rounds"); do
@@ -127,7 +127,7 @@ for round in $(seq "$rounds"); do
     [ $((round % 2)) = 1 ] || order=(qemu rkvm)
     for vmm in "${order[@]}"; do
         sync "$work/disk"
-        unshare --net bash -euc "machine $vmm" >"$work/round"
+        unshare --net bash -euc "run_machine $vmm" >"$work/round"
         [ "$(wc -l <"$work/round")" = "$TESTS" ] ||
             { tail -n 20 "$work/log" "$work/console.log" >&2; die "the guest in $vmm did not finish its tests"; }
         sed "s/}$/,\"round\":$round}/" "$work/round" >>"$work/results"
