@@ -52,7 +52,10 @@ measure() {
     "$RKVM" compare --runs "$RUNS" --seed 1 --json "$BENCH_DOCS/$name.json" --svg "$BENCH_DOCS/$name.svg" \
         --markdown "$RKVM_ROOT/$name.md" "$@"
     # Of paths in the repository, what does not depend on where it lies.
-    sed -i "s|$PWD/||g" "$BENCH_DOCS/$name.json"
+    # In Markdown an underscore has backslashes: one in the text, one more in the pattern.
+    local plain=$PWD/ marked
+    marked=${plain//_/\\\\_}
+    sed -i -e "s|$plain||g" -e "s|$marked||g" "$BENCH_DOCS/$name.json" "$RKVM_ROOT/$name.md"
 }
 
 write_sections() {

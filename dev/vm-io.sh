@@ -118,7 +118,7 @@ run_machine() {
     wait $vmm || true
 }
 export -f run_machine with_cpu
-export work examples kernel cpus seconds MEMORY_MIB MAC HOST
+export work examples kernel cpus seconds qemu_cpu MEMORY_MIB MAC HOST
 
 for round in $(seq "$rounds"); do
     [ ! -t 2 ] || printf "round %s of %s\r" "$round" "$rounds" >&2
