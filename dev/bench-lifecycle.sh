@@ -35,9 +35,7 @@ rows() {
 [ $# -eq 0 ] || exit 0
 {
     # shellcheck disable=SC2016 # backquotes are Markdown's.
-    printf '## Operations and paths\n\n`what/backend/size`, medians with 95 %% intervals, criterion%s.\n\n%s\n%s\n\n' "${RKVM_BENCH_QUICK:+, a quick run}" \
-        'Starts follow each other at once here: where a container has a link of its own (`bridge`, `engine-start`), the next one waits in' \
-        '`network` while the kernel removes the network namespace of the one before. With a pause between them it does not.'
+    printf '## Operations and paths\n\n`what/backend/size`, medians with 95 %% intervals, criterion%s.\n\n' "${RKVM_BENCH_QUICK:+, a quick run}"
     printf '| what | median | 95 %% |\n| --- | ---: | ---: |\n'
     rows
 } | write_bench_section lifecycle
