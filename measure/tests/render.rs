@@ -3,6 +3,7 @@
 
 mod fixture;
 
+use rkvm_measure::model::SampleKind;
 use rkvm_measure::model::{Completion, Report};
 use rkvm_measure::render::{csv, html, latex, markdown, number, svg, text};
 use rkvm_measure::versus::versus;
@@ -148,6 +149,21 @@ fn every_output_has_all_that_a_reader_must_know() {
         // Two sentences must not run into each other.
         assert!(!plain.contains("PVM Traps") && !plain.contains("PVM. Traps"), "{name}:\n{text}");
         assert!(plain.contains("emedy: Measure on"), "{name}:\n{text}");
+    }
+}
+
+#[test]
+fn every_output_has_every_start() {
+    let report = report();
+    let mut outputs = outputs(&report);
+    // The page has them in its script.
+    outputs.retain(|(name, _)| *name != "html");
+    outputs.push(("html", html::render(&report).unwrap()));
+    for sample in report.samples.iter().filter(|sample| sample.kind == SampleKind::Measured) {
+        let (whole, exact) = (format!("{:.3}", sample.total_ns as f64 / 1e6), sample.total_ns.to_string());
+        for (name, text) in &outputs {
+            assert!(text.contains(&whole) || text.contains(&exact), "{whole} is not in {name}");
+        }
     }
 }
 

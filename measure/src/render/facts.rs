@@ -1,6 +1,6 @@
 //! What every output says beside the figures: what was asked, where it was measured, what may distort it.
 
-use crate::model::{CacheState, Completion, Finding, Report, Severity, SubjectSummary};
+use crate::model::{CacheState, Completion, Finding, Report, SampleKind, Severity, SubjectSummary};
 
 /// A name and its value, as they stand in tables of provenance.
 pub type Fact = (&'static str, String);
@@ -154,10 +154,22 @@ pub fn commands(report: &Report) -> Vec<(String, String)> {
     subjects.map(|subject| (format!("A start of {}", subject.name), subject.command_line.join(" "))).collect()
 }
 
-/// Where the samples are, for outputs that do not have them.
+/// Each start that counts, in the order in which they were made: of each subject the wholes.
+pub fn wholes(report: &Report) -> Vec<(String, String)> {
+    let of = |id: &str| {
+        let counts =
+            |sample: &&crate::model::Sample| sample.subject == id && sample.kind == SampleKind::Measured;
+        let wholes = report.samples.iter().filter(counts);
+        wholes.map(|sample| format!("{:.3}", sample.total_ns as f64 / 1e6)).collect::<Vec<_>>()
+    };
+    let subjects = measured(report).map(|subject| subject.subject.as_str());
+    subjects.map(|id| (format!("Samples of {}, ms", name(report, id)), of(id).join(" "))).collect()
+}
+
+/// Where the phases of each start are, for outputs that do not have them.
 pub fn samples(report: &Report) -> String {
     format!(
-        "Seed {}. The samples of all {} are in what --json, --csv and --html of `rkvm compare` write",
+        "Seed {}. The samples of all {}, with their phases, are in what --json, --csv and --html of `rkvm compare` write",
         report.question.seed,
         counted(report.samples.len(), "start")
     )

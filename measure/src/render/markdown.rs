@@ -47,6 +47,9 @@ pub fn render(report: &Report) -> String {
     for (name, value) in facts::commands(report) {
         row(&mut out, &[escape(&name), escape(&value)]);
     }
+    for (name, value) in facts::wholes(report) {
+        row(&mut out, &[escape(&name), escape(&value)]);
+    }
     let _ = writeln!(out, "\n{}.\n\n</details>", facts::samples(report));
     out
 }

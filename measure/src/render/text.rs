@@ -257,6 +257,9 @@ fn provenance(out: &mut String, report: &Report) {
             paragraph(out, "  ", &format!("{name}: {value}"));
         }
     }
+    for (name, value) in facts::wholes(report) {
+        paragraph(out, "  ", &format!("{name}: {value}"));
+    }
     paragraph(out, "  ", &facts::samples(report));
 }
 

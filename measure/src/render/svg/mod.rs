@@ -58,6 +58,9 @@ pub fn render(report: &Report) -> String {
     for (name, value) in facts::remarks(report) {
         let _ = writeln!(about, "{name}: {value}");
     }
+    for (name, value) in facts::wholes(report) {
+        let _ = writeln!(about, "{name}: {value}");
+    }
     let _ = writeln!(about, "Samples: {}", facts::samples(report));
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"rkvm-chart\" viewBox=\"0 0 {w} {h:.0}\" width=\"{w}\" height=\"{h:.0}\">\
