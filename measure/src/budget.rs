@@ -36,25 +36,43 @@ enum Figure {
     Max,
 }
 
-/// Checks that each budget limits something that was measured: one that limits nothing would be kept whatever happens.
+/// Ids of rkvm's own subjects, which a budget without a name limits.
+const OWN: [&str; 2] = ["container", "vm"];
+
+/// Checks that each budget limits all that it is about: one that limits nothing would be kept whatever happens.
 ///
 /// # Errors
-/// Names the first that judged no subject of this report, and why.
+/// Names the first that is about a subject which was not measured, and why.
 pub fn check(budgets: &[Budget], report: &Report) -> Result<()> {
-    let judges = |budget: &&Budget| report.summary.budgets.iter().any(|result| result.budget == budget.text);
-    let Some(idle) = budgets.iter().find(|budget| !judges(budget)) else { return Ok(()) };
+    budgets.iter().try_for_each(|budget| match idle(budget, report) {
+        Some(reason) => Err(Error::invalid("--budget", &budget.text, reason)),
+        None => Ok(()),
+    })
+}
+
+/// Why a budget does not limit what it is about.
+fn idle(budget: &Budget, report: &Report) -> Option<String> {
+    let judges = report.summary.budgets.iter().any(|result| result.budget == budget.text);
     let ids: Vec<&str> = report.subjects.iter().map(|subject| subject.id.as_str()).collect();
-    let Some(name) = idle.subject() else {
-        let reason = format!("it limits container and vm, and neither was measured, only {}", ids.join(", "));
-        return Err(Error::invalid("--budget", &idle.text, reason));
-    };
-    let missing = report.missing.iter().find(|missing| missing.id == name);
-    let reason = match missing {
-        Some(missing) => format!("{name} was not measured: {}", missing.reason),
-        None if ids.contains(&name) => format!("no start of {name} counted: measure again"),
-        None => format!("{name} was not measured; there are {}", ids.join(", ")),
-    };
-    Err(Error::invalid("--budget", &idle.text, reason))
+    let missing = |wanted: &dyn Fn(&str) -> bool| report.missing.iter().find(|missing| wanted(&missing.id));
+    match budget.subject() {
+        None => match missing(&|id| OWN.contains(&id)) {
+            Some(missing) => Some(format!(
+                "it limits container and vm, and {} was not measured: {}; leave it out with --isolation",
+                missing.id, missing.reason
+            )),
+            None if judges => None,
+            None => {
+                Some(format!("it limits container and vm, and neither was measured, only {}", ids.join(", ")))
+            }
+        },
+        Some(_) if judges => None,
+        Some(name) => Some(match missing(&|id| id == name) {
+            Some(missing) => format!("{name} was not measured: {}", missing.reason),
+            None if ids.contains(&name) => format!("no start of {name} counted: measure again"),
+            None => format!("{name} was not measured; there are {}", ids.join(", ")),
+        }),
+    }
 }
 
 /// A limit, e.g. `p95=200ms` or `vm:median=150ms`.
