@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use rkvm_testing::{Isolation, Output, Sandbox, has_vms};
+use nix::sys::ptrace;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+use rkvm_testing::{Isolation, Output, Sandbox, has_vms, wait};
 
 fn sandbox() -> Option<Sandbox> {
     has_vms().then(|| {
@@ -148,6 +151,35 @@ fn a_boot_that_hangs() {
     let wrong = run(&sandbox, &["--annotation", "io.rkvm.vm.boot-timeout=soon"], "true").expect_code(125);
     assert_says(&wrong, &["io.rkvm.vm.boot-timeout", "soon"]);
     was_never_there(&sandbox);
+}
+
+/// The machine's process, once its guest runs.
+fn machine(sandbox: &Sandbox) -> Option<Pid> {
+    let runs = |pid: &i32| {
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        threads
+            .map(|thread| fs::read_to_string(thread.path().join("comm")).unwrap_or_default())
+            .any(|name| name.trim() == "vcpu0")
+    };
+    sandbox.leaks().pids.into_iter().find(runs).map(Pid::from_raw)
+}
+
+#[test]
+fn a_host_that_is_late_to_listen_hears_all_that_the_guest_has_said() {
+    let Some(sandbox) = sandbox() else { return };
+    let run = ["run", "--rm", "--annotation", "io.rkvm.vm.boot-timeout=30", "busybox", "true"];
+    // Long enough to stop the thread that listens before the guest's init has said its first word.
+    let running = sandbox.rkvm(run).env("RKVM_TEST_DELAY", "boot=1500").spawn();
+    let listener = wait::until("the machine", || machine(&sandbox));
+    std::thread::sleep(Duration::from_millis(500));
+    // The group's leader alone: the guest and its devices go on, as they do where the host's scheduler takes its time.
+    ptrace::seize(listener, ptrace::Options::empty()).unwrap();
+    ptrace::interrupt(listener).unwrap();
+    waitpid(listener, Some(WaitPidFlag::__WALL)).unwrap();
+    std::thread::sleep(Duration::from_secs(3));
+    ptrace::detach(listener, None).unwrap();
+    running.wait().expect_code(0);
+    sandbox.assert_no_leaks();
 }
 
 #[test]

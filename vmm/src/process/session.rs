@@ -184,6 +184,11 @@ impl Session {
     /// Waits for the next message of the guest.
     fn hear(&mut self, creator: &mut Creator, deadline: Instant) -> Result<ToHost> {
         loop {
+            if let Stage::Created(connection) = &mut self.stage
+                && let Some(message) = connection.arrived().map_err(guest)?
+            {
+                return Ok(message);
+            }
             for ready in self.wait(creator, Some(deadline))? {
                 match ready {
                     Ready::Machine => {
@@ -194,14 +199,8 @@ impl Session {
                         }
                     }
                     Ready::Creator => Self::creator(creator)?,
-                    Ready::Guest => {
-                        let Stage::Created(connection) = &mut self.stage else { continue };
-                        match connection.wait(Duration::ZERO) {
-                            Ok(message) => return Ok(message),
-                            Err(rkvm_guest_protocol::host::Error::TimedOut(_)) => {}
-                            Err(error) => return Err(guest(error)),
-                        }
-                    }
+                    // Read at the beginning of the next turn.
+                    Ready::Guest => {}
                     // Nobody knows of the machine yet.
                     Ready::Signals | Ready::Relay(_) | Ready::Commands(_) => {}
                 }

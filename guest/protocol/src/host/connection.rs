@@ -119,6 +119,23 @@ impl Connection {
         }
     }
 
+    /// The guest's next message, if it is there; sends what is queued. To be asked before every `poll` for its descriptor: one read may
+    /// bring several messages, and of those `poll` says nothing any more.
+    ///
+    /// # Errors
+    /// None will come.
+    pub fn arrived(&mut self) -> Result<Option<ToHost>> {
+        self.flush()?;
+        if let Some(message) = self.next_message()? {
+            return Ok(Some(message));
+        }
+        let received = self.receive()?;
+        match self.next_message()? {
+            None if received == Received::End => Err(Error::Closed),
+            message => Ok(message),
+        }
+    }
+
     /// What to `poll` its descriptor for.
     pub(super) fn events(&self) -> PollFlags {
         let writes = if self.outgoing.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };

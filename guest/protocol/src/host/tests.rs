@@ -41,6 +41,23 @@ fn a_guest_that_says_nothing_closes_or_is_of_another_build_is_told_apart() {
 }
 
 #[test]
+fn messages_that_came_together_are_all_found_without_waiting() {
+    let (mut connection, mut guest) = pair();
+    assert!(connection.arrived().unwrap().is_none());
+    let whole = [ToHost::Hello { version: VERSION }.encode(), ToHost::Ready.encode()].concat();
+    let (begin, end) = whole.split_at(whole.len() - 1);
+    guest.write_all(begin).unwrap();
+    assert!(matches!(connection.arrived(), Ok(Some(ToHost::Hello { version: VERSION }))));
+    assert!(connection.arrived().unwrap().is_none(), "half a message");
+    guest.write_all(end).unwrap();
+    guest.write_all(&ToHost::StdinClosed.encode()).unwrap();
+    drop(guest);
+    assert!(matches!(connection.arrived(), Ok(Some(ToHost::Ready))));
+    assert!(matches!(connection.arrived(), Ok(Some(ToHost::StdinClosed))));
+    assert!(matches!(connection.arrived(), Err(Error::Closed)));
+}
+
+#[test]
 fn output_arrives_before_the_end_and_input_keeps_to_its_window() {
     let (relay, mut guest, mut feeds, mut reads) = relay();
     let running = std::thread::spawn(move || relay.run());
