@@ -141,8 +141,7 @@ pub fn create(paths: &Paths, mut record: ContainerRecord, name: Option<&str>) ->
     }
     let files = paths.container(&record.id);
     make_folder(&paths.containers())?;
-    fs::create_dir(files.dir()).map_err(|source| Error::file("create", files.dir(), source))?;
-    let lock = flock(files.dir(), &record.id)?;
+    let lock = make_locked(files.dir(), &record.id)?;
     let made = (|| {
         record.name = match name {
             Some(name) => claim_name(paths, name, &record.id).map(|()| name.to_owned())?,
@@ -161,6 +160,18 @@ pub fn create(paths: &Paths, mut record: ContainerRecord, name: Option<&str>) ->
             }
             remove_folder(&files, lock)?;
             Err(error)
+        }
+    }
+}
+
+/// Makes a container's folder and locks it. Between the two it looks like the remains of a killed command, and a listing may sweep it away:
+/// then it is made again.
+fn make_locked(folder: &Path, id: &str) -> Result<Flock<File>> {
+    loop {
+        fs::create_dir(folder).map_err(|source| Error::file("create", folder, source))?;
+        match flock(folder, id) {
+            Err(Error::NoSuchContainer(_)) => {}
+            other => return other,
         }
     }
 }
@@ -211,6 +222,8 @@ pub fn ids(paths: &Paths) -> Result<Vec<String>> {
 fn sweep(paths: &Paths, files: &ContainerPaths, id: &str) {
     let Ok(folder) = File::open(files.dir()) else { return };
     if let Ok(lock) = Flock::lock(folder, FlockArg::LockExclusiveNonblock)
+        // Another sweep may have been faster, and the folder that is there now be a new one.
+        && is_named(&lock, files.dir()).unwrap_or(false)
         && !files.state().exists()
     {
         // It may have claimed its name and not yet written it down. What cannot be removed, the next listing tries again.
@@ -312,12 +325,16 @@ fn flock(folder: &Path, id: &str) -> Result<Flock<File>> {
     let file = File::open(folder).map_err(missing)?;
     let lock = Flock::lock(file, FlockArg::LockExclusive)
         .map_err(|(_, errno)| Error::file("lock", folder, errno))?;
-    let held = lock.metadata().map_err(missing)?;
-    let named = fs::metadata(folder).map_err(missing)?;
-    if (held.dev(), held.ino()) != (named.dev(), named.ino()) {
-        return Err(Error::NoSuchContainer(id.to_owned()));
+    if is_named(&lock, folder).map_err(missing)? {
+        return Ok(lock);
     }
-    Ok(lock)
+    Err(Error::NoSuchContainer(id.to_owned()))
+}
+
+/// Whether the folder that is locked is the one with this path, not one that had it before.
+fn is_named(lock: &Flock<File>, folder: &Path) -> io::Result<bool> {
+    let (held, named) = (lock.metadata()?, fs::metadata(folder)?);
+    Ok((held.dev(), held.ino()) == (named.dev(), named.ino()))
 }
 
 pub(crate) fn make_folder(folder: &Path) -> Result<()> {

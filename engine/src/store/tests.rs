@@ -75,6 +75,32 @@ fn a_name_is_taken_once_and_free_again_after_rename() {
 }
 
 #[test]
+fn a_listing_beside_it_takes_nothing_from_a_create() {
+    let (_folder, paths) = paths();
+    make_folder(&paths.containers()).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    ids(&paths).unwrap();
+                }
+            });
+        }
+        for _ in 0..1000 {
+            // Its end must come even when this fails.
+            let made = create(&paths, record(), None).and_then(|locked| locked.remove(&paths));
+            if made.is_err() {
+                done.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+            made.unwrap();
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert_eq!(fs::read_dir(paths.containers()).unwrap().count(), 0);
+}
+
+#[test]
 fn remains_of_a_killed_create_are_swept_and_its_name_is_free() {
     let (_folder, paths) = paths();
     let locked = create(&paths, record(), Some("web")).unwrap();
