@@ -6,10 +6,11 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use nix::fcntl::{Flock, FlockArg};
+use rkvm_oci::state::is_at;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -223,7 +224,7 @@ fn sweep(paths: &Paths, files: &ContainerPaths, id: &str) {
     let Ok(folder) = File::open(files.dir()) else { return };
     if let Ok(lock) = Flock::lock(folder, FlockArg::LockExclusiveNonblock)
         // Another sweep may have been faster, and the folder that is there now be a new one.
-        && is_named(&lock, files.dir()).unwrap_or(false)
+        && is_at(&lock, files.dir()).unwrap_or(false)
         && !files.state().exists()
     {
         // It may have claimed its name and not yet written it down. What cannot be removed, the next listing tries again.
@@ -325,16 +326,10 @@ fn flock(folder: &Path, id: &str) -> Result<Flock<File>> {
     let file = File::open(folder).map_err(missing)?;
     let lock = Flock::lock(file, FlockArg::LockExclusive)
         .map_err(|(_, errno)| Error::file("lock", folder, errno))?;
-    if is_named(&lock, folder).map_err(missing)? {
+    if is_at(&lock, folder).map_err(missing)? {
         return Ok(lock);
     }
     Err(Error::NoSuchContainer(id.to_owned()))
-}
-
-/// Whether the folder that is locked is the one with this path, not one that had it before.
-fn is_named(lock: &Flock<File>, folder: &Path) -> io::Result<bool> {
-    let (held, named) = (lock.metadata()?, fs::metadata(folder)?);
-    Ok((held.dev(), held.ino()) == (named.dev(), named.ino()))
 }
 
 pub(crate) fn make_folder(folder: &Path) -> Result<()> {

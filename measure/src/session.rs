@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
+use rkvm_oci::state::is_at;
 
 use crate::error::{Error, Result};
 
@@ -47,11 +48,14 @@ impl Session {
                 }
                 Err(error) => return Err(Error::file("create", folder, error)),
             }
-            let lock = File::open(&folder).map_err(|error| Error::file("open", &folder, error))?;
-            match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
-                Ok(lock) => return Ok(Self { name, folder, lock: Some(lock) }),
-                // Another measurement took it for a dead one in this moment, and removes it.
-                Err(_) => number += 1,
+            match File::open(&folder).map(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock)) {
+                Ok(Ok(lock)) if is_at(&lock, &folder).unwrap_or(false) => {
+                    return Ok(Self { name, folder, lock: Some(lock) });
+                }
+                // Another measurement took it for a dead one in this moment, and removes it or has done so.
+                Ok(_) => number += 1,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => number += 1,
+                Err(error) => return Err(Error::file("open", folder, error)),
             }
         }
     }
@@ -81,6 +85,8 @@ pub fn dead(parent: &Path) -> Vec<Dead> {
         let folder = entry.path();
         let name = entry.file_name().into_string().ok()?;
         let lock = Flock::lock(File::open(&folder).ok()?, FlockArg::LockExclusiveNonblock).ok()?;
+        // Otherwise it has been forgotten in between, and what has its name now is another one's.
+        is_at(&lock, &folder).ok().filter(|same| *same)?;
         Some(Dead { name, folder, _lock: lock })
     });
     dead.collect()
@@ -99,6 +105,29 @@ impl Dead {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_that_begins_is_not_taken_for_a_dead_one() {
+        let parent = tempfile::tempdir().unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let lost = std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                        for dead in dead(parent.path()) {
+                            dead.forget().unwrap();
+                        }
+                    }
+                });
+            }
+            let begun = (0..500).map(|_| Session::begin(parent.path()));
+            let lost =
+                begun.filter(|session| !session.as_ref().is_ok_and(|new| new.folder().exists())).count();
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            lost
+        });
+        assert_eq!(lost, 0);
+    }
 
     #[test]
     fn only_sessions_without_a_process_are_dead() {

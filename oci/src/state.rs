@@ -137,11 +137,7 @@ impl Store {
         let lock = Flock::lock(file, FlockArg::LockExclusive)
             .map_err(|(_, errno)| Error::failed("lock", dir.display(), errno))?;
         // The holder before us may have deleted the folder, and another command may have made a new one.
-        let same = match (lock.metadata(), fs::metadata(&dir)) {
-            (Ok(held), Ok(named)) => held.dev() == named.dev() && held.ino() == named.ino(),
-            _ => false,
-        };
-        if !same {
+        if !is_at(&lock, &dir).unwrap_or(false) {
             return Err(Error::NotFound { id: id.to_owned() });
         }
         Ok(Entry { dir, _lock: lock })
@@ -228,6 +224,15 @@ impl Entry {
     pub fn remove(self) -> Result<()> {
         fs::remove_dir_all(&self.dir).map_err(|source| Error::failed("remove", self.dir.display(), source))
     }
+}
+
+/// Whether an open (and by now locked) folder is the one at `path`, not one that was there before: whoever held its lock may have removed it.
+///
+/// # Errors
+/// Nothing is at `path`.
+pub fn is_at(folder: &File, path: &Path) -> io::Result<bool> {
+    let (held, named) = (folder.metadata()?, fs::metadata(path)?);
+    Ok((held.dev(), held.ino()) == (named.dev(), named.ino()))
 }
 
 fn read_record(dir: &Path, id: &str) -> Result<Record> {
