@@ -3,6 +3,8 @@
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
 use rkvm_oci::timeline::Phase;
 use rkvm_oci::{CreateRequest, Error, Result, Rootfs, hooks};
 
@@ -142,8 +144,8 @@ pub fn create(request: CreateRequest<'_>, binary: Binary) -> Result<Created> {
     let (pid, pidfd, channel) = match spawned {
         Ok(spawned) => spawned,
         Err(error) => {
-            // The first error is the one that tells.
-            let _ = cgroup.map_or(Ok(()), |cgroup| cgroup.remove());
+            // A process that was made all the same ends as the conversation has ended. The first error is the one that tells.
+            let _ = cgroup.map_or(Ok(()), |cgroup| cgroup.kill_all().and_then(|()| cgroup.remove()));
             return Err(error);
         }
     };
@@ -249,8 +251,9 @@ fn spawn_init(
         intermediate(context, new, theirs);
     };
     drop((context, theirs));
+    let speaker = spawn::pidfd_open(between).map_err(failed)?;
     let report = loop {
-        match channel.receive()? {
+        match channel.receive_of(speaker.as_fd())? {
             Some(Report::MapMe) => {
                 map(spec, between, idmapped)?;
                 // When it has died, the next report says so.
@@ -259,11 +262,11 @@ fn spawn_init(
             other => break other,
         }
     };
-    let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(between), None);
+    let status = waitpid(Pid::from_raw(between), None);
     match report {
         Some(Report::Spawned(pid)) => Ok((pid, spawn::pidfd_open(pid).map_err(failed)?, channel)),
         Some(Report::Failed(failure)) => Err(failure.into()),
-        _ => Err(failed(std::io::Error::from_raw_os_error(libc::ECHILD))),
+        _ => Err(Error::failed("make", "the container's process in its namespaces", end_of(status))),
     }
 }
 
@@ -463,12 +466,7 @@ fn limits_anything(resources: Option<&oci_spec::runtime::LinuxResources>) -> boo
 /// The init process is gone without a word.
 fn ended(created: &Created) -> Error {
     let oom = created.cgroup.as_ref().and_then(|cgroup| cgroup.oom_kills().ok().flatten()).unwrap_or(0) > 0;
-    let status = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(created.pid), None);
-    let reason = match status {
-        Ok(nix::sys::wait::WaitStatus::Signaled(_, signal, _)) => format!("it was killed by {signal}"),
-        Ok(nix::sys::wait::WaitStatus::Exited(_, code)) => format!("it exited with code {code}"),
-        _ => "it ended".to_owned(),
-    };
+    let reason = end_of(waitpid(Pid::from_raw(created.pid), None));
     let error = Error::failed("set up", "the container's process", reason);
     if oom {
         error.hint("its memory limit is too low for a start; raise linux.resources.memory.limit")
@@ -477,10 +475,19 @@ fn ended(created: &Created) -> Error {
     }
 }
 
+/// How a process that was waited for has ended.
+pub fn end_of(status: nix::Result<WaitStatus>) -> String {
+    match status {
+        Ok(WaitStatus::Signaled(_, signal, _)) => format!("it was killed by {signal}"),
+        Ok(WaitStatus::Exited(_, code)) => format!("it exited with code {code}"),
+        _ => "it ended".to_owned(),
+    }
+}
+
 /// Ends a half-made container.
 fn end(created: &Created) {
     let _ = spawn::pidfd_signal(created.process.as_fd(), libc::SIGKILL);
-    let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(created.pid), None);
+    let _ = waitpid(Pid::from_raw(created.pid), None);
     if let Some(cgroup) = &created.cgroup {
         // The error that brought us here is the one to report.
         let _ = cgroup.kill_all();

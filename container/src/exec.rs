@@ -7,7 +7,7 @@ use oci_spec::runtime::Spec;
 use rkvm_oci::{Bundle, Error, ExecProcess, ExecRequest, ExitStatus, Result, Signal, Stdio};
 
 use crate::Binary;
-use crate::create::{is_privileged, seccomp_cache, send_listener};
+use crate::create::{end_of, is_privileged, seccomp_cache, send_listener};
 use crate::init::program::Program;
 use crate::init::{self, devices};
 use crate::memory_policy::bit_mask;
@@ -115,12 +115,13 @@ pub fn exec(target: &Target<'_>, request: ExecRequest<'_>) -> Result<Process> {
         intermediate(context, theirs, &initial_cpus);
     };
     drop((context, theirs));
-    let first = channel.receive();
-    let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(between), None);
+    let first =
+        spawn::pidfd_open(between).map_err(failed).and_then(|speaker| channel.receive_of(speaker.as_fd()));
+    let status = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(between), None);
     let pid = match first? {
         Some(Report::Spawned(pid)) => pid,
         Some(Report::Failed(failure)) => return Err(failure.into()),
-        _ => return Err(failed(std::io::Error::from_raw_os_error(libc::ECHILD))),
+        _ => return Err(Error::failed("make", "a process in the container", end_of(status))),
     };
     let process = Process { pid, process: spawn::pidfd_open(pid).map_err(failed)? };
     let done = (|| {

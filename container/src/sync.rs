@@ -1,7 +1,8 @@
 //! What the runtime and the process it makes say to each other over one socket until the process is ready.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
 use rkvm_oci::failure::Failure;
 use rkvm_oci::{Error, Result};
@@ -108,6 +109,32 @@ impl Channel {
             .map_err(|source| Error::failed("report to", "the runtime", source))
     }
 
+    /// As [`Channel::receive`], of the process `speaker` (a pidfd) that may have been killed when it had made another, which then holds its
+    /// end of the socket and waits to be spoken to.
+    ///
+    /// # Errors
+    /// As [`Channel::receive`].
+    pub fn receive_of(&self, speaker: BorrowedFd<'_>) -> Result<Option<Report>> {
+        let ready = |limit| {
+            let mut set = [self.0.as_fd(), speaker].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+            match poll(&mut set, limit) {
+                Ok(_) => Ok(set.map(|entry| entry.any().unwrap_or(false))),
+                Err(nix::Error::EINTR) => Ok([false; 2]),
+                Err(source) => Err(Error::failed("wait for", "the container's process", source)),
+            }
+        };
+        loop {
+            let [heard, gone] = ready(PollTimeout::NONE)?;
+            // What it said just before its end may have come between the looks at the two.
+            if heard || (gone && ready(PollTimeout::ZERO)?[0]) {
+                return self.receive();
+            }
+            if gone {
+                return Ok(None);
+            }
+        }
+    }
+
     /// Waits for a report; `None` when the process has ended without one.
     ///
     /// # Errors
@@ -128,5 +155,40 @@ impl Channel {
         serde_json::from_slice(&buffer[..length])
             .map(Some)
             .map_err(|source| Error::failed("understand", "the container's process", source))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use rkvm_linux::sys::spawn::pidfd_open;
+
+    use super::*;
+
+    /// A process that has been killed, whose end of the socket another one holds.
+    #[test]
+    fn a_killed_speaker_is_not_waited_for_and_its_last_word_is_heard() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let mut speaker = Command::new("sleep").arg("20").spawn().unwrap();
+        let process = pidfd_open(speaker.id() as i32).unwrap();
+        theirs.report(&Report::Spawned(7)).unwrap();
+        speaker.kill().unwrap();
+        assert!(matches!(ours.receive_of(process.as_fd()), Ok(Some(Report::Spawned(7)))));
+        assert!(matches!(ours.receive_of(process.as_fd()), Ok(None)));
+        speaker.wait().unwrap();
+        assert!(matches!(ours.receive_of(process.as_fd()), Ok(None)));
+        drop(theirs);
+    }
+
+    #[test]
+    fn a_speaker_that_ends_by_itself_is_heard_too() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let mut speaker = Command::new("sleep").arg("20").spawn().unwrap();
+        let process = pidfd_open(speaker.id() as i32).unwrap();
+        drop(theirs);
+        assert!(matches!(ours.receive_of(process.as_fd()), Ok(None)), "the end of the socket");
+        speaker.kill().unwrap();
+        speaker.wait().unwrap();
     }
 }
