@@ -21,19 +21,23 @@ impl NamespaceHolder {
     /// The kernel refuses them.
     pub fn new(flags: i32) -> io::Result<Self> {
         let flags = libc::c_ulong::from(flags as u32) | libc::SIGCHLD as libc::c_ulong;
+        // SAFETY: no pointers.
+        let parent = unsafe { libc::getpid() };
         // SAFETY: without CLONE_VM this is fork: the child has a copy of this address space and its own stack (no new one is
         // given). It calls nothing but async-signal-safe functions until the parent kills it.
         let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
         match pid {
             -1 => Err(io::Error::last_os_error()),
             0 => {
-                // SAFETY: prctl and pause take no pointers here; both are async-signal-safe. Should the parent die before it
-                // can kill this process, the kernel does.
+                // SAFETY: none of these calls takes a pointer here; all are async-signal-safe. Should the parent die before it
+                // can kill this process, the kernel does; should it have died before the kernel was asked to, it is not the parent
+                // any more.
                 unsafe {
                     libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                    loop {
+                    while libc::getppid() == parent {
                         libc::pause();
                     }
+                    libc::_exit(1)
                 }
             }
             pid => Ok(Self { pid: pid as i32 }),
@@ -198,5 +202,67 @@ pub fn resize(master: BorrowedFd<'_>, rows: u16, columns: u16) -> io::Result<()>
     match unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Calls `body` in a forked process; its exit code. `body` may make system calls and nothing else: the process has a copy of one thread.
+    fn forked(body: impl FnOnce() -> i32) -> i32 {
+        // SAFETY: the child makes system calls only, and ends without running what this process has registered.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            let code = body();
+            // SAFETY: ends the process.
+            unsafe { libc::_exit(code) }
+        }
+        let mut status = 0;
+        // SAFETY: `status` is valid for the time of the call.
+        assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+        libc::WEXITSTATUS(status)
+    }
+
+    #[test]
+    fn a_holder_ends_with_its_parent_however_early_that_is() {
+        let wait_ms = |ms: i64| {
+            let time = libc::timespec { tv_sec: ms / 1000, tv_nsec: ms % 1000 * 1_000_000 };
+            // SAFETY: `time` is valid for the time of the call.
+            unsafe { libc::nanosleep(&raw const time, std::ptr::null_mut()) }
+        };
+        // SAFETY: none of these calls takes a pointer.
+        let unshared = || unsafe { libc::unshare(libc::CLONE_NEWPID) == 0 };
+        let code = forked(|| {
+            if !unshared() {
+                return 77;
+            }
+            // The first process of a pid namespace gets the orphans of it, and they end with it.
+            forked(|| {
+                for _ in 0..200 {
+                    forked(|| match NamespaceHolder::new(libc::CLONE_NEWUTS) {
+                        Ok(holder) => {
+                            std::mem::forget(holder);
+                            0
+                        }
+                        Err(_) => 1,
+                    });
+                }
+                for _ in 0..500 {
+                    // SAFETY: a null status is allowed.
+                    match unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) } {
+                        -1 => return 0,
+                        0 => drop(wait_ms(10)),
+                        _ => {}
+                    }
+                }
+                1
+            })
+        });
+        if code == 77 {
+            eprintln!("skipped: no pid namespace can be made here");
+            return;
+        }
+        assert_eq!(code, 0, "a process without a parent goes on");
     }
 }
