@@ -96,8 +96,10 @@ impl Locked {
     /// # Errors
     /// Its state cannot be removed.
     pub fn forget(&self, paths: &Paths) -> Result<()> {
+        // The name last: a command that is killed in between must not leave a container that its name does not find.
+        remove_state(&self.container.paths)?;
         release_name(paths, &self.container.record.name, &self.container.record.id);
-        remove_state(&self.container.paths)
+        Ok(())
     }
 
     /// Removes every file of the container, the write layer included, and its name.
@@ -105,7 +107,7 @@ impl Locked {
     /// # Errors
     /// Something cannot be removed; doing it again goes on.
     pub fn remove(self, paths: &Paths) -> Result<()> {
-        release_name(paths, &self.container.record.name, &self.container.record.id);
+        self.forget(paths)?;
         remove_folder(&self.container.paths, self.lock)
     }
 }
@@ -283,14 +285,24 @@ fn claim_name(paths: &Paths, name: &str, id: &str) -> Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(source) => return Err(Error::file("create", link, source)),
     }
+    if let Some(holder) = name_holder(paths, name) {
+        let files = paths.container(&holder);
+        if !files.state().exists() {
+            sweep(paths, &files, &holder);
+        }
+    }
     match name_holder(paths, name) {
         Some(holder) if holder != id => {
             Err(Error::NameTaken { name: name.to_owned(), holder: ids::short(&holder).to_owned() })
         }
         Some(_) => Ok(()),
-        None => fs::remove_file(&link)
-            .and_then(|()| symlink(id, &link))
-            .map_err(|source| Error::file("replace", link, source)),
+        None => {
+            let removed = match fs::remove_file(&link) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                other => other,
+            };
+            removed.and_then(|()| symlink(id, &link)).map_err(|source| Error::file("replace", link, source))
+        }
     }
 }
 

@@ -101,6 +101,41 @@ fn a_listing_beside_it_takes_nothing_from_a_create() {
 }
 
 #[test]
+fn a_container_has_its_name_for_as_long_as_it_exists() {
+    let (_folder, paths) = paths();
+    let made = record();
+    let (files, link) = (paths.container(&made.id), paths.names().join("web"));
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut without = 0;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let nameless = files.state().exists() && fs::symlink_metadata(&link).is_err();
+                without += u32::from(nameless && files.state().exists());
+            }
+            without
+        });
+        for _ in 0..2000 {
+            create(&paths, made.clone(), Some("web")).unwrap().remove(&paths).unwrap();
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(watcher.join().unwrap(), 0);
+    });
+}
+
+#[test]
+fn the_name_of_a_removal_that_was_killed_is_free() {
+    let (_folder, paths) = paths();
+    let killed = create(&paths, record(), Some("web")).unwrap();
+    remove_state(&killed.container.paths).unwrap();
+    assert!(matches!(create(&paths, record(), Some("web")), Err(Error::NameTaken { .. })), "it is at work");
+    drop(killed);
+    let next = create(&paths, record(), Some("web")).unwrap();
+    assert_eq!(resolve(&paths, "web").unwrap(), next.container.id());
+    assert_eq!(fs::read_dir(paths.containers()).unwrap().count(), 1);
+}
+
+#[test]
 fn remains_of_a_killed_create_are_swept_and_its_name_is_free() {
     let (_folder, paths) = paths();
     let locked = create(&paths, record(), Some("web")).unwrap();
