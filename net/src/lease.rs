@@ -42,6 +42,13 @@ pub struct Lease {
     pub owner_pid: u32,
 }
 
+impl Lease {
+    /// Whether the process that took it still lives. One that was killed may have left it behind.
+    pub(crate) fn has_owner(&self) -> bool {
+        Path::new(&format!("/proc/{}", self.owner_pid)).exists()
+    }
+}
+
 /// A container port and the host port it is reachable on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -110,11 +110,13 @@ impl Network {
         }
         let (ports, sockets) = self.take_ports(container_id, container_name, ports)?;
         let subnet = self.ensure(&leases)?;
-        let taken = leases.addresses()?;
-        let address = subnet
-            .container_addresses(fnv(container_id.as_bytes()))
-            .find(|address| !taken.contains_key(address))
-            .ok_or(Error::NoAddress { subnet })?;
+        let address = match free_address(&leases, subnet, container_id)? {
+            Some(address) => address,
+            None => {
+                self.release_dead(&leases)?;
+                free_address(&leases, subnet, container_id)?.ok_or(Error::NoAddress { subnet })?
+            }
+        };
         let lease = Lease {
             container_id: container_id.to_owned(),
             container_name: container_name.to_owned(),
@@ -229,6 +231,12 @@ impl Network {
         self.withdraw(&lease.ports)?;
         self.route(|socket| link::delete(socket, &lease.host_link))?;
         leases.remove(lease)
+    }
+
+    /// Frees the addresses of monitors that were killed when the last thing left to do was this.
+    fn release_dead(&self, leases: &Leases) -> Result<()> {
+        let dead = self.leases()?.into_iter().filter(|lease| !lease.has_owner());
+        dead.into_iter().try_for_each(|lease| self.release_lease(leases, &lease))
     }
 
     /// Takes ports away from leases whose owner died: we hold the sockets now, so they cannot.
@@ -431,6 +439,11 @@ fn take(address: Ipv4Addr, port: u16, protocol: Protocol) -> Result<(u16, OwnedF
             .and_then(|socket| Ok((socket.local_addr()?.port(), OwnedFd::from(socket)))),
     };
     bound.map_err(|source| Error::Bind { address, port, protocol, source })
+}
+
+fn free_address(leases: &Leases, subnet: Subnet, container_id: &str) -> Result<Option<Ipv4Addr>> {
+    let taken = leases.addresses()?;
+    Ok(subnet.container_addresses(fnv(container_id.as_bytes())).find(|address| !taken.contains_key(address)))
 }
 
 fn is_taken(error: &Error) -> bool {

@@ -63,6 +63,36 @@ fn a_second_container_is_told_who_has_the_port_and_leaves_nothing() {
 }
 
 #[test]
+fn addresses_of_killed_owners_are_given_away_when_no_other_is_free() {
+    let world = world();
+    let first = world.network.reserve(&id("first"), "first", &[]).unwrap();
+    let lease = first.lease();
+    // The subnet's other addresses, all taken.
+    let fill = |owner: u32| {
+        let network = u32::from(lease.address) & (u32::MAX << (32 - lease.prefix));
+        for host in 1..1 << (32 - lease.prefix) {
+            let mut other = lease.clone();
+            other.address = Ipv4Addr::from(network + host);
+            if other.address == lease.address || other.address == lease.gateway {
+                continue;
+            }
+            other.container_id = id(&host.to_string());
+            other.host_link = format!("rkvtest{host}");
+            other.owner_pid = owner;
+            let name = format!("{}@{}", other.container_id, other.address);
+            let path = world.folder.path().join("net/leases").join(name);
+            std::fs::write(path, serde_json::to_vec(&other).unwrap()).unwrap();
+        }
+    };
+    fill(std::process::id());
+    let none = world.network.reserve(&id("second"), "second", &[]).unwrap_err();
+    assert!(matches!(none, Error::NoAddress { .. }), "{none}");
+    fill(i32::MAX as u32);
+    let second = world.network.reserve(&id("second"), "second", &[]).unwrap();
+    assert_eq!(world.network.leases().unwrap(), [lease.clone(), second.lease().clone()]);
+}
+
+#[test]
 fn a_process_that_has_the_port_is_named() {
     let world = world();
     for address in ["0.0.0.0:0", "[::]:0", "127.0.0.1:0"] {

@@ -1,7 +1,5 @@
 //! The end of a container's network, and of the network itself.
 
-use std::path::Path;
-
 use super::Network;
 use crate::error::{Error, Result};
 use crate::lease::{self, Lease, Leases};
@@ -84,7 +82,7 @@ impl Network {
     /// # Errors
     /// The kernel refuses a request.
     pub fn prune(&self) -> Result<()> {
-        self.repair(|lease| Path::new(&format!("/proc/{}", lease.owner_pid)).exists())?;
+        self.repair(Lease::has_owner)?;
         match self.remove() {
             Err(Error::InUse { .. }) => Ok(()),
             result => result,
