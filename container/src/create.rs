@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use rkvm_oci::timeline::Phase;
 use rkvm_oci::{CreateRequest, Error, Result, Rootfs, hooks};
@@ -22,6 +22,7 @@ use rkvm_linux::namespaces::Namespaces;
 use rkvm_linux::seccomp::{Filter, Listener};
 use rkvm_linux::sys::exe;
 use rkvm_linux::sys::spawn::{self, Parent, Side};
+use rkvm_linux::wait::end_of;
 
 /// A container's init process, as `create` leaves it.
 #[derive(Debug)]
@@ -472,15 +473,6 @@ fn ended(created: &Created) -> Error {
         error.hint("its memory limit is too low for a start; raise linux.resources.memory.limit")
     } else {
         error
-    }
-}
-
-/// How a process that was waited for has ended.
-pub fn end_of(status: nix::Result<WaitStatus>) -> String {
-    match status {
-        Ok(WaitStatus::Signaled(_, signal, _)) => format!("it was killed by {signal}"),
-        Ok(WaitStatus::Exited(_, code)) => format!("it exited with code {code}"),
-        _ => "it ended".to_owned(),
     }
 }
 

@@ -7,7 +7,7 @@ use oci_spec::runtime::Spec;
 use rkvm_oci::{Bundle, Error, ExecProcess, ExecRequest, ExitStatus, Result, Signal, Stdio};
 
 use crate::Binary;
-use crate::create::{end_of, is_privileged, seccomp_cache, send_listener};
+use crate::create::{is_privileged, seccomp_cache, send_listener};
 use crate::init::program::Program;
 use crate::init::{self, devices};
 use crate::memory_policy::bit_mask;
@@ -17,7 +17,7 @@ use rkvm_cgroup::{Born, Cgroup, Entrance};
 use rkvm_linux::seccomp::Filter;
 use rkvm_linux::sys::spawn::{self, Parent, Side};
 use rkvm_linux::sys::{exe, fs, process as sys};
-use rkvm_linux::wait::wait_for;
+use rkvm_linux::wait::{end_of, wait_for};
 use rkvm_oci::failure::Failure;
 
 /// The container that the process joins.

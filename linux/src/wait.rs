@@ -22,3 +22,12 @@ pub fn wait_for(pid: i32) -> Result<ExitStatus> {
         };
     }
 }
+
+/// How a process that was waited for has ended, for messages.
+pub fn end_of(status: nix::Result<WaitStatus>) -> String {
+    match status {
+        Ok(WaitStatus::Signaled(_, signal, _)) => format!("it was killed by {signal}"),
+        Ok(WaitStatus::Exited(_, code)) => format!("it exited with code {code}"),
+        _ => "it ended".to_owned(),
+    }
+}

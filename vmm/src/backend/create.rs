@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxIdMapping, Mount, Spec};
 use rkvm_cgroup::{Born, Cgroup};
@@ -15,6 +15,7 @@ use rkvm_linux::mounts::options::Plan as MountPlan;
 use rkvm_linux::namespaces::Namespaces;
 use rkvm_linux::seccomp::Filter;
 use rkvm_linux::sys::spawn::{self, Parent, Side};
+use rkvm_linux::wait::end_of;
 use rkvm_oci::timeline::Phase;
 use rkvm_oci::{CreateRequest, Error, Link, Result, Rootfs, Stdio, Timeline, hooks};
 
@@ -439,11 +440,7 @@ fn go(created: &Created, step: Go) -> Result<()> {
 /// The process is gone without a word.
 fn gone(created: &Created) -> Error {
     let oom = created.cgroup.oom_kills().ok().flatten().unwrap_or(0) > 0;
-    let reason = match waitpid(Pid::from_raw(created.pid), None) {
-        Ok(WaitStatus::Signaled(_, signal, _)) => format!("it was killed by {signal}"),
-        Ok(WaitStatus::Exited(_, code)) => format!("it exited with code {code}"),
-        _ => "it ended".to_owned(),
-    };
+    let reason = end_of(waitpid(Pid::from_raw(created.pid), None));
     let error = Error::failed("start", "the microVM's process", reason);
     if oom { error.hint("its memory limit is too low; raise linux.resources.memory.limit") } else { error }
 }
