@@ -13,6 +13,7 @@ in_both_isolations! {
     a_killed_client_ends_the_input_of_its_container,
     a_killed_monitor_is_reported_and_cleaned_up,
     a_foreground_client_survives_its_monitors_death,
+    a_monitor_that_does_not_answer_is_no_obstacle_to_a_forced_removal,
     a_killed_monitor_of_a_removed_container_leaves_nothing,
     clients_and_monitors_killed_at_any_moment_of_a_start,
     after_a_reboot_containers_count_as_exited_and_start_again,
@@ -38,6 +39,16 @@ fn kill_monitor(sandbox: &Sandbox, name: &str) {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         (stat.is_empty() || stat.contains(") Z ")).then_some(())
     });
+}
+
+fn a_monitor_that_does_not_answer_is_no_obstacle_to_a_forced_removal(isolation: Isolation) {
+    let sandbox = sandbox(isolation);
+    sandbox.rkvm(["run", "-d", "--name", "stuck", "busybox", "sleep", "1000"]).ok();
+    let pid = recorded(&sandbox, "stuck")["monitor_pid"].as_i64().unwrap() as i32;
+    kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+    sandbox.rkvm(["rm", "-f", "stuck"]).limit(Duration::from_secs(60)).ok();
+    assert_eq!(sandbox.rkvm(["ps", "-aq"]).ok().text(), "");
+    sandbox.assert_no_leaks();
 }
 
 fn a_killed_client_changes_nothing_for_the_container(isolation: Isolation) {

@@ -1,17 +1,25 @@
 //! Ending a container on purpose.
 
-use std::time::Duration;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rkvm_oci::Signal;
 
 use crate::client::Connection;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::liveness;
 use crate::protocol::{Exited, Hello, Kind};
 use crate::store::Container;
+use crate::sys::{pidfd, signal_process};
 
 /// Seconds that `stop` waits without `--time` and `--stop-timeout` (Docker's).
 pub const DEFAULT_TIMEOUT_S: i64 = 10;
+
+/// How long the monitor of a container that is to be removed by force may take to end it: far above what it does take, which is milliseconds.
+pub const MONITOR_LIMIT: Duration = Duration::from_secs(10);
 
 impl Engine {
     /// Sends `signal` (`None`: the container's own stop signal), and SIGKILL when the container has not ended after
@@ -26,7 +34,7 @@ impl Engine {
         let seconds = timeout_s.or(process.stop_timeout).unwrap_or(DEFAULT_TIMEOUT_S);
         // A negative number is without end.
         let limit = u64::try_from(seconds).ok().map(Duration::from_secs);
-        let Some(mut connection) = self.connect(container)? else { return Ok(()) };
+        let Some(mut connection) = self.connect(container, None)? else { return Ok(()) };
         // Gone since: it has ended, and that is what was wanted.
         let _ = connection.signal(Kind::Stop, Some(signal));
         if self.thaw(container).is_err() || limit == Some(Duration::ZERO) {
@@ -39,14 +47,24 @@ impl Engine {
         Ok(())
     }
 
-    /// Kills the container and waits until it is cleaned up.
+    /// Kills the container and waits until it is cleaned up. A monitor that does not do it within [`MONITOR_LIMIT`] (it is stopped, or waits
+    /// for something that does not come) is killed too, and what it leaves is cleaned up here.
     ///
     /// # Errors
-    /// The monitor does not answer.
+    /// Something cannot be cleaned up.
     pub fn kill_and_wait(&self, container: &Container) -> Result<()> {
-        let Some(mut connection) = self.connect(container)? else { return Ok(()) };
-        let _ = connection.signal(Kind::Stop, Some(Signal::KILL));
-        self.wait_for_last(&mut connection, container, None)?;
+        let until = Instant::now() + MONITOR_LIMIT;
+        if let Some(mut connection) = self.connect(container, Some(until))? {
+            let _ = connection.signal(Kind::Stop, Some(Signal::KILL));
+            let left = until.saturating_duration_since(Instant::now());
+            if self.wait_for_last(&mut connection, container, Some(left))?.is_some() {
+                return Ok(());
+            }
+        }
+        if let Some(pid) = liveness::holder(&self.paths.monitor(container.id()))? {
+            kill_process(pid, &self.paths.monitor(container.id()))?;
+            self.find(container.id())?;
+        }
         Ok(())
     }
 
@@ -55,7 +73,7 @@ impl Engine {
     /// # Errors
     /// The monitor does not answer.
     pub fn wait(&self, container: &Container) -> Result<Option<Exited>> {
-        let Some(mut connection) = self.connect(container)? else { return Ok(None) };
+        let Some(mut connection) = self.connect(container, None)? else { return Ok(None) };
         match connection.exited(container.id(), None) {
             // The next look at the state puts it right.
             Err(Error::MonitorLost { .. }) => Ok(None),
@@ -64,13 +82,13 @@ impl Engine {
     }
 
     /// A connection to the container's monitor, which may still be starting it for a client that is gone; `None` when
-    /// there is no monitor.
-    fn connect(&self, container: &Container) -> Result<Option<Connection>> {
+    /// there is no monitor, or none that listens before `until`.
+    fn connect(&self, container: &Container, until: Option<Instant>) -> Result<Option<Connection>> {
         loop {
             if let Some(connection) = Connection::open(self, container.id(), &Hello::default())? {
                 return Ok(Some(connection));
             }
-            if !self.has_monitor(container.id())? {
+            if !self.has_monitor(container.id())? || until.is_some_and(|until| Instant::now() >= until) {
                 return Ok(None);
             }
             // It has not made its socket yet, or has closed it and is about to end: a matter of microseconds.
@@ -159,6 +177,22 @@ impl Engine {
         locked.container.state.status = to;
         locked.write_state()
     }
+}
+
+/// Kills the monitor `pid` and waits for its end; `folder` is its own, as long as it lives.
+fn kill_process(pid: i32, folder: &Path) -> Result<()> {
+    let failed = |source| Error::file("end the monitor of", folder, source);
+    let process = match pidfd(pid) {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(()),
+        other => other.map_err(failed)?,
+    };
+    // Its number may have become another process's between the question and the descriptor.
+    if liveness::holder(folder)? != Some(pid) {
+        return Ok(());
+    }
+    signal_process(process.as_fd(), Signal::KILL).map_err(failed)?;
+    let mut ended = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+    poll(&mut ended, PollTimeout::NONE).map(drop).map_err(|errno| failed(errno.into()))
 }
 
 #[derive(Clone, Copy)]

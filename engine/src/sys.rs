@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use rkvm_oci::Signal;
 
 /// A process that does nothing, kept only for the namespaces it was made with. Dropping it ends it.
 #[derive(Debug)]
@@ -169,6 +170,21 @@ pub fn pidfd(pid: i32) -> io::Result<OwnedFd> {
     }
     // SAFETY: the kernel has just given this descriptor to us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Sends `signal` to the process of a pidfd (`pidfd_send_signal(2)`); one that has ended needs none.
+///
+/// # Errors
+/// A privilege is missing.
+pub fn signal_process(process: BorrowedFd<'_>, signal: Signal) -> io::Result<()> {
+    let none = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: a null siginfo makes the kernel fill in kill(2)'s.
+    let result =
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal.number(), none, 0) };
+    match io::Error::last_os_error() {
+        error if result < 0 && error.raw_os_error() != Some(libc::ESRCH) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Receives one descriptor that the other side of `socket` sent with SCM_RIGHTS.

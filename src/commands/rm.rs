@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use rkvm_engine::engine::AnonymousVolumes;
+use rkvm_engine::stop::MONITOR_LIMIT;
 use rkvm_engine::{Engine, Error, store};
 
 use crate::context::Context;
@@ -23,9 +24,6 @@ pub struct Args {
     #[arg(required = true, value_name = "CONTAINER")]
     containers: Vec<String>,
 }
-
-/// How long a monitor may take to end once its container has.
-const MONITOR_END: Duration = Duration::from_secs(10);
 
 /// Removes containers.
 pub fn run(args: Args, context: &Context) -> Result<u8> {
@@ -70,7 +68,7 @@ fn force(engine: &Engine, name: &str, volumes: AnonymousVolumes) -> rkvm_engine:
         other => other?,
     };
     let id = container.id();
-    let deadline = Instant::now() + MONITOR_END;
+    let deadline = Instant::now() + MONITOR_LIMIT;
     loop {
         engine.kill_and_wait(&container)?;
         match remove(engine, id, volumes) {
