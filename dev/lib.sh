@@ -25,8 +25,8 @@ die() {
 
 need_root() { [ "$(id -u)" = 0 ] || die "$1 needs root (namespaces, mounts, the network); run it with sudo"; }
 
-# The binaries of a debug build; every build is for an explicit target (.cargo/config.toml).
-bin_dir() { echo "${CARGO_TARGET_DIR:-$PWD/target}/x86_64-unknown-linux-gnu/debug"; }
+# The optimized binaries; every build is for an explicit target (.cargo/config.toml).
+bin_dir() { echo "${CARGO_TARGET_DIR:-$PWD/target}/x86_64-unknown-linux-gnu/release"; }
 
 bench_names() {
     local script
