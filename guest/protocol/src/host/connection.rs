@@ -17,7 +17,6 @@ pub struct Connection {
     stream: UnixStream,
     reader: FrameReader,
     outgoing: Vec<u8>,
-    ended: bool,
 }
 
 /// What [`Connection::receive`] found.
@@ -36,7 +35,7 @@ impl Connection {
     /// It cannot be made non-blocking.
     pub fn new(stream: UnixStream) -> Result<Self> {
         stream.set_nonblocking(true).map_err(|source| Error::Stream { action: "set up", source })?;
-        Ok(Self { stream, reader: FrameReader::new(), outgoing: Vec::new(), ended: false })
+        Ok(Self { stream, reader: FrameReader::new(), outgoing: Vec::new() })
     }
 
     /// Connects to `port` of the guest through the socket of its VMM at `path`, and reads the guest's greeting.
@@ -107,15 +106,10 @@ impl Connection {
     pub fn wait(&mut self, limit: Duration) -> Result<ToHost> {
         let deadline = Instant::now() + limit;
         loop {
-            self.flush()?;
-            if let Some(message) = self.next_message()? {
+            if let Some(message) = self.arrived()? {
                 return Ok(message);
             }
-            if self.ended {
-                return Err(Error::Closed);
-            }
             wait_for(self.stream.as_fd(), self.events(), deadline, limit)?;
-            self.receive()?;
         }
     }
 
@@ -169,13 +163,13 @@ impl Connection {
     pub(super) fn receive(&mut self) -> Result<Received> {
         let mut bytes = vec![0; MAX_STREAM_DATA + 8];
         match self.stream.read(&mut bytes) {
-            Ok(0) => self.ended = true,
+            Ok(0) => return Ok(Received::End),
             Ok(count) => self.reader.push(&bytes[..count]),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => self.ended = true,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(Received::End),
             Err(source) => return Err(Error::Stream { action: "read", source }),
         }
-        Ok(if self.ended { Received::End } else { Received::Open })
+        Ok(Received::Open)
     }
 
     /// The next whole message that has been received.
