@@ -86,8 +86,7 @@ pub fn dead(parent: &Path) -> Vec<Dead> {
         let name = entry.file_name().into_string().ok()?;
         let lock = Flock::lock(File::open(&folder).ok()?, FlockArg::LockExclusiveNonblock).ok()?;
         // Otherwise it has been forgotten in between, and what has its name now is another one's.
-        is_at(&lock, &folder).ok().filter(|same| *same)?;
-        Some(Dead { name, folder, _lock: lock })
+        is_at(&lock, &folder).unwrap_or(false).then_some(Dead { name, folder, _lock: lock })
     });
     dead.collect()
 }

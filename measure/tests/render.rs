@@ -3,8 +3,7 @@
 
 mod fixture;
 
-use rkvm_measure::model::SampleKind;
-use rkvm_measure::model::{Completion, Report};
+use rkvm_measure::model::{Completion, Report, SampleKind};
 use rkvm_measure::render::{csv, html, latex, markdown, number, svg, text};
 use rkvm_measure::versus::versus;
 

@@ -1,6 +1,7 @@
 //! What every output says beside the figures: what was asked, where it was measured, what may distort it.
 
-use crate::model::{CacheState, Completion, Finding, Report, SampleKind, Severity, SubjectSummary};
+use crate::model::{CacheState, Completion, Finding, Report, Severity, SubjectSummary};
+use crate::summary;
 
 /// A name and its value, as they stand in tables of provenance.
 pub type Fact = (&'static str, String);
@@ -157,9 +158,7 @@ pub fn commands(report: &Report) -> Vec<(String, String)> {
 /// Each start that counts, in the order in which they were made: of each subject the wholes.
 pub fn wholes(report: &Report) -> Vec<(String, String)> {
     let of = |id: &str| {
-        let counts =
-            |sample: &&crate::model::Sample| sample.subject == id && sample.kind == SampleKind::Measured;
-        let wholes = report.samples.iter().filter(counts);
+        let wholes = summary::measured(report, id).into_iter();
         wholes.map(|sample| format!("{:.3}", sample.total_ns as f64 / 1e6)).collect::<Vec<_>>()
     };
     let subjects = measured(report).map(|subject| subject.subject.as_str());

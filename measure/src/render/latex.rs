@@ -11,12 +11,10 @@ pub fn render(report: &Report) -> String {
     for (name, value) in facts::question(report).into_iter().chain(facts::provenance(report)) {
         let _ = writeln!(out, "% {name}: {}", value.replace(['\r', '\n'], " "));
     }
-    let flat = |text: &str| text.replace(['\r', '\n'], " ");
-    for (name, value) in facts::remarks(report).into_iter().chain(facts::commands(report)) {
+    let lines = [facts::remarks(report), facts::commands(report), facts::wholes(report)];
+    for (name, value) in lines.into_iter().flatten() {
+        let flat = |text: &str| text.replace(['\r', '\n'], " ");
         let _ = writeln!(out, "% {}: {}", flat(&name), flat(&value));
-    }
-    for (name, value) in facts::wholes(report) {
-        let _ = writeln!(out, "% {}: {value}", flat(&name));
     }
     let _ = writeln!(out, "% {}", facts::samples(report));
     whole(&mut out, report);

@@ -44,10 +44,7 @@ pub fn render(report: &Report) -> String {
     for (name, value) in facts::question(report).into_iter().chain(facts::provenance(report)) {
         row(&mut out, &[escape(name), escape(&value)]);
     }
-    for (name, value) in facts::commands(report) {
-        row(&mut out, &[escape(&name), escape(&value)]);
-    }
-    for (name, value) in facts::wholes(report) {
+    for (name, value) in facts::commands(report).into_iter().chain(facts::wholes(report)) {
         row(&mut out, &[escape(&name), escape(&value)]);
     }
     let _ = writeln!(out, "\n{}.\n\n</details>", facts::samples(report));

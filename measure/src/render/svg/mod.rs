@@ -55,10 +55,7 @@ pub fn render(report: &Report) -> String {
     for (name, value) in facts::question(report).into_iter().chain(facts::provenance(report)) {
         let _ = writeln!(about, "{name}: {value}");
     }
-    for (name, value) in facts::remarks(report) {
-        let _ = writeln!(about, "{name}: {value}");
-    }
-    for (name, value) in facts::wholes(report) {
+    for (name, value) in facts::remarks(report).into_iter().chain(facts::wholes(report)) {
         let _ = writeln!(about, "{name}: {value}");
     }
     let _ = writeln!(about, "Samples: {}", facts::samples(report));
