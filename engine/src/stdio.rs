@@ -10,6 +10,7 @@ use nix::sys::stat::fstat;
 use nix::unistd::{Uid, fchown, pipe2, read, write};
 
 use rkvm_oci::Stdio;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::log::Stream;
 use crate::sys;
@@ -57,7 +58,8 @@ pub struct Wanted {
 /// # Errors
 /// There is no such process.
 pub fn watch_end(pid: i32) -> io::Result<OwnedFd> {
-    sys::pidfd(pid)
+    let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(pidfd_open(pid, PidfdFlags::empty())?)
 }
 
 /// Makes both halves for a process. Never the client's own descriptors: what a container is given it may reopen for

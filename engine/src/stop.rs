@@ -6,14 +6,16 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rkvm_oci::Signal;
+use rustix::io::Errno;
+use rustix::process::pidfd_send_signal;
 
 use crate::client::Connection;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::liveness;
 use crate::protocol::{Exited, Hello, Kind};
+use crate::stdio::watch_end;
 use crate::store::Container;
-use crate::sys::{pidfd, signal_process};
 
 /// Seconds that `stop` waits without `--time` and `--stop-timeout` (Docker's).
 pub const DEFAULT_TIMEOUT_S: i64 = 10;
@@ -61,8 +63,9 @@ impl Engine {
                 return Ok(());
             }
         }
-        if let Some(pid) = liveness::holder(&self.paths.monitor(container.id()))? {
-            kill_process(pid, &self.paths.monitor(container.id()))?;
+        let folder = self.paths.monitor(container.id());
+        if let Some(pid) = liveness::holder(&folder)? {
+            kill_monitor(pid, &folder)?;
             self.find(container.id())?;
         }
         Ok(())
@@ -180,9 +183,9 @@ impl Engine {
 }
 
 /// Kills the monitor `pid` and waits for its end; `folder` is its own, as long as it lives.
-fn kill_process(pid: i32, folder: &Path) -> Result<()> {
+fn kill_monitor(pid: i32, folder: &Path) -> Result<()> {
     let failed = |source| Error::file("end the monitor of", folder, source);
-    let process = match pidfd(pid) {
+    let process = match watch_end(pid) {
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(()),
         other => other.map_err(failed)?,
     };
@@ -190,9 +193,16 @@ fn kill_process(pid: i32, folder: &Path) -> Result<()> {
     if liveness::holder(folder)? != Some(pid) {
         return Ok(());
     }
-    signal_process(process.as_fd(), Signal::KILL).map_err(failed)?;
-    let mut ended = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
-    poll(&mut ended, PollTimeout::NONE).map(drop).map_err(|errno| failed(errno.into()))
+    match pidfd_send_signal(&process, rustix::process::Signal::KILL) {
+        Err(Errno::SRCH) => {}
+        other => other.map_err(|errno| failed(errno.into()))?,
+    }
+    loop {
+        match poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
+            Err(nix::Error::EINTR) => {}
+            other => return other.map(drop).map_err(|errno| failed(errno.into())),
+        }
+    }
 }
 
 #[derive(Clone, Copy)]

@@ -121,9 +121,8 @@ fn remove_state(paths: &ContainerPaths) -> Result<()> {
     }
 }
 
-/// Removes a container's folder, state.json first: from then on the container does not exist.
+/// Removes the folder of a container that does not exist: one without a state.json.
 fn remove_folder(paths: &ContainerPaths, lock: Flock<File>) -> Result<()> {
-    remove_state(paths)?;
     match fs::remove_dir_all(paths.dir()) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(Error::file("remove", paths.dir(), error));

@@ -7,7 +7,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
-use rkvm_oci::Signal;
 
 /// A process that does nothing, kept only for the namespaces it was made with. Dropping it ends it.
 #[derive(Debug)]
@@ -158,35 +157,6 @@ pub fn with_fs_owner<T>(id: u32, body: impl FnOnce() -> T) -> io::Result<T> {
     Ok(result)
 }
 
-/// A descriptor that becomes readable when process `pid` ends (`pidfd_open(2)`).
-///
-/// # Errors
-/// There is no such process.
-pub fn pidfd(pid: i32) -> io::Result<OwnedFd> {
-    // SAFETY: takes integers only.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just given this descriptor to us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
-}
-
-/// Sends `signal` to the process of a pidfd (`pidfd_send_signal(2)`); one that has ended needs none.
-///
-/// # Errors
-/// A privilege is missing.
-pub fn signal_process(process: BorrowedFd<'_>, signal: Signal) -> io::Result<()> {
-    let none = std::ptr::null::<libc::siginfo_t>();
-    // SAFETY: a null siginfo makes the kernel fill in kill(2)'s.
-    let result =
-        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal.number(), none, 0) };
-    match io::Error::last_os_error() {
-        error if result < 0 && error.raw_os_error() != Some(libc::ESRCH) => Err(error),
-        _ => Ok(()),
-    }
-}
-
 /// Receives one descriptor that the other side of `socket` sent with SCM_RIGHTS.
 ///
 /// # Errors
@@ -242,11 +212,6 @@ mod tests {
 
     #[test]
     fn a_holder_ends_with_its_parent_however_early_that_is() {
-        let wait_ms = |ms: i64| {
-            let time = libc::timespec { tv_sec: ms / 1000, tv_nsec: ms % 1000 * 1_000_000 };
-            // SAFETY: `time` is valid for the time of the call.
-            unsafe { libc::nanosleep(&raw const time, std::ptr::null_mut()) }
-        };
         // SAFETY: none of these calls takes a pointer.
         let unshared = || unsafe { libc::unshare(libc::CLONE_NEWPID) == 0 };
         let code = forked(|| {
@@ -268,7 +233,7 @@ mod tests {
                     // SAFETY: a null status is allowed.
                     match unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) } {
                         -1 => return 0,
-                        0 => drop(wait_ms(10)),
+                        0 => std::thread::sleep(std::time::Duration::from_millis(10)),
                         _ => {}
                     }
                 }

@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 use crate::record::*;
 
@@ -78,24 +80,20 @@ fn a_name_is_taken_once_and_free_again_after_rename() {
 fn a_listing_beside_it_takes_nothing_from_a_create() {
     let (_folder, paths) = paths();
     make_folder(&paths.containers()).unwrap();
-    let done = std::sync::atomic::AtomicBool::new(false);
+    let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| {
-                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                while !done.load(Ordering::Relaxed) {
                     ids(&paths).unwrap();
                 }
             });
         }
-        for _ in 0..1000 {
-            // Its end must come even when this fails.
-            let made = create(&paths, record(), None).and_then(|locked| locked.remove(&paths));
-            if made.is_err() {
-                done.store(true, std::sync::atomic::Ordering::Relaxed);
-            }
-            made.unwrap();
-        }
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        let made = (0..1000)
+            .try_for_each(|_| create(&paths, record(), None).and_then(|locked| locked.remove(&paths)));
+        // Before anything panics: the scope waits for the others.
+        done.store(true, Ordering::Relaxed);
+        made.unwrap();
     });
     assert_eq!(fs::read_dir(paths.containers()).unwrap().count(), 0);
 }
@@ -105,20 +103,22 @@ fn a_container_has_its_name_for_as_long_as_it_exists() {
     let (_folder, paths) = paths();
     let made = record();
     let (files, link) = (paths.container(&made.id), paths.names().join("web"));
-    let done = std::sync::atomic::AtomicBool::new(false);
+    let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let watcher = scope.spawn(|| {
             let mut without = 0;
-            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            while !done.load(Ordering::Relaxed) {
                 let nameless = files.state().exists() && fs::symlink_metadata(&link).is_err();
                 without += u32::from(nameless && files.state().exists());
             }
             without
         });
-        for _ in 0..2000 {
-            create(&paths, made.clone(), Some("web")).unwrap().remove(&paths).unwrap();
-        }
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        let removed = (0..2000).try_for_each(|_| {
+            create(&paths, made.clone(), Some("web")).and_then(|locked| locked.remove(&paths))
+        });
+        // Before anything panics: the scope waits for the watcher.
+        done.store(true, Ordering::Relaxed);
+        removed.unwrap();
         assert_eq!(watcher.join().unwrap(), 0);
     });
 }
