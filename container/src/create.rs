@@ -145,8 +145,8 @@ pub fn create(request: CreateRequest<'_>, binary: Binary) -> Result<Created> {
     let (pid, pidfd, channel) = match spawned {
         Ok(spawned) => spawned,
         Err(error) => {
-            // A process that was made all the same ends as the conversation has ended. The first error is the one that tells.
-            let _ = cgroup.map_or(Ok(()), |cgroup| cgroup.kill_all().and_then(|()| cgroup.remove()));
+            // A process that was made all the same ends as the conversation has ended.
+            discard(cgroup.as_ref());
             return Err(error);
         }
     };
@@ -480,7 +480,12 @@ fn ended(created: &Created) -> Error {
 fn end(created: &Created) {
     let _ = spawn::pidfd_signal(created.process.as_fd(), libc::SIGKILL);
     let _ = waitpid(Pid::from_raw(created.pid), None);
-    if let Some(cgroup) = &created.cgroup {
+    discard(created.cgroup.as_ref());
+}
+
+/// Ends what is in the cgroup of a container that is not to be, and removes it.
+fn discard(cgroup: Option<&Cgroup>) {
+    if let Some(cgroup) = cgroup {
         // The error that brought us here is the one to report.
         let _ = cgroup.kill_all();
         let _ = cgroup.remove();

@@ -105,18 +105,20 @@ pub fn exec(target: &Target<'_>, request: ExecRequest<'_>) -> Result<Process> {
         Some((entrance, Born::Inside)) => {
             match spawn::clone3(0, Parent::Caller, entrance.clone_into()).map_err(failed)? {
                 Side::Child => None,
-                Side::Parent { pid, .. } => Some(pid),
+                Side::Parent { pid, pidfd } => Some((pid, pidfd)),
             }
         }
-        _ => spawn::fork().map_err(failed)?,
+        _ => match spawn::fork().map_err(failed)? {
+            None => None,
+            Some(pid) => Some((pid, spawn::pidfd_open(pid).map_err(failed)?)),
+        },
     };
-    let Some(between) = between else {
+    let Some((between, speaker)) = between else {
         drop(channel);
         intermediate(context, theirs, &initial_cpus);
     };
     drop((context, theirs));
-    let first =
-        spawn::pidfd_open(between).map_err(failed).and_then(|speaker| channel.receive_of(speaker.as_fd()));
+    let first = channel.receive_of(speaker.as_fd());
     let status = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(between), None);
     let pid = match first? {
         Some(Report::Spawned(pid)) => pid,
