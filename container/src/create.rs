@@ -146,7 +146,7 @@ pub fn create(request: CreateRequest<'_>, binary: Binary) -> Result<Created> {
         Ok(spawned) => spawned,
         Err(error) => {
             // A process that was made all the same ends as the conversation has ended.
-            discard(cgroup.as_ref());
+            cgroup.iter().for_each(discard);
             return Err(error);
         }
     };
@@ -480,14 +480,12 @@ fn ended(created: &Created) -> Error {
 fn end(created: &Created) {
     let _ = spawn::pidfd_signal(created.process.as_fd(), libc::SIGKILL);
     let _ = waitpid(Pid::from_raw(created.pid), None);
-    discard(created.cgroup.as_ref());
+    created.cgroup.iter().for_each(discard);
 }
 
 /// Ends what is in the cgroup of a container that is not to be, and removes it.
-fn discard(cgroup: Option<&Cgroup>) {
-    if let Some(cgroup) = cgroup {
-        // The error that brought us here is the one to report.
-        let _ = cgroup.kill_all();
-        let _ = cgroup.remove();
-    }
+fn discard(cgroup: &Cgroup) {
+    // The error that brought us here is the one to report.
+    let _ = cgroup.kill_all();
+    let _ = cgroup.remove();
 }
