@@ -9,7 +9,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rkvm_testing::{Cmd, Isolation, Output, Running, Sandbox, in_both_isolations, wait};
+use rkvm_testing::{
+    Cmd, Isolation, Running, Sandbox, arguments, children, in_both_isolations, processes, wait,
+};
 
 in_both_isolations! {
     commands_beside_each_other,
@@ -117,15 +119,6 @@ enum Victim {
     Children,
 }
 
-fn processes() -> impl Iterator<Item = i32> {
-    fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-}
-
-fn parent(pid: i32) -> Option<i32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
-}
-
 /// Kills `victim` of the command that `client` runs, about container `name`.
 fn strike(sandbox: &Sandbox, client: &Running, name: &str, victim: Victim) {
     let shoot = |pid: i32, signal: Signal| {
@@ -136,19 +129,14 @@ fn strike(sandbox: &Sandbox, client: &Running, name: &str, victim: Victim) {
         // Not made yet, or removed already: only the client is there.
         return shoot(client.pid(), Signal::SIGKILL);
     };
-    let id = id.to_str().unwrap();
-    let speaks_of_it = |pid: &i32| {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&line).contains(id)
+    let monitors = processes().filter(|pid| arguments(*pid).contains(id.to_str().unwrap()));
+    // All are found before the first is killed: those that come meanwhile are what is to be met.
+    let (victims, signal): (Vec<i32>, _) = match victim {
+        Victim::Client(signal) => (vec![client.pid()], signal),
+        Victim::Monitor => (monitors.collect(), Signal::SIGKILL),
+        Victim::Children => (monitors.flat_map(children).collect(), Signal::SIGKILL),
     };
-    let monitors: Vec<i32> = processes().filter(speaks_of_it).collect();
-    match victim {
-        Victim::Client(signal) => shoot(client.pid(), signal),
-        Victim::Monitor => monitors.iter().for_each(|pid| shoot(*pid, Signal::SIGKILL)),
-        Victim::Children => processes()
-            .filter(|pid| parent(*pid).is_some_and(|parent| monitors.contains(&parent)))
-            .for_each(|pid| shoot(pid, Signal::SIGKILL)),
-    }
+    victims.into_iter().for_each(|pid| shoot(pid, signal));
 }
 
 fn kills_at_any_moment(isolation: Isolation) {
@@ -189,7 +177,7 @@ fn kills_at_any_moment(isolation: Isolation) {
         client.wait();
         sandbox.rkvm(["ps", "-a"]).ok();
         let removed = || {
-            let output: Output = sandbox.rkvm(["rm", "-f", name]).run();
+            let output = sandbox.rkvm(["rm", "-f", name]).run();
             (output.code == 0 && !sandbox.root().join("lib/names").join(name).is_symlink()).then_some(())
         };
         // A monitor that outlives its client may still be making the container.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rkvm_testing::{Isolation, Sandbox, in_both_isolations, wait};
+use rkvm_testing::{Isolation, Sandbox, arguments, in_both_isolations, processes, wait};
 
 in_both_isolations! {
     a_killed_client_changes_nothing_for_the_container,
@@ -178,9 +178,8 @@ fn clients_and_monitors_killed_at_any_moment_of_a_start(isolation: Isolation) {
 /// Kills every monitor whose arguments name this sandbox.
 fn kill_monitors_of(sandbox: &Sandbox) {
     let root = sandbox.root();
-    for entry in std::fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
-        let line = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+    for pid in processes() {
+        let line = arguments(pid);
         if line.contains("rkvm-monitor\0") && line.contains(root.to_str().unwrap()) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rkvm_testing::{Cmd, Isolation, Running, Sandbox, in_both_isolations, wait};
+use rkvm_testing::{
+    Cmd, Isolation, Running, Sandbox, arguments, children, in_both_isolations, processes, wait,
+};
 
 in_both_isolations! {
     client_of_run,
@@ -152,24 +154,10 @@ fn client_of_load() {
 /// Process ids of this sandbox's monitors.
 fn monitors(sandbox: &Sandbox) -> Vec<i32> {
     let is_monitor = |pid: &i32| {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line).into_owned();
+        let line = arguments(*pid);
         line.contains("rkvm-monitor") && line.contains(sandbox.root().to_str().unwrap())
     };
-    let pids =
-        fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(is_monitor).collect()
-}
-
-/// Children of process `parent`.
-fn children(parent: i32) -> Vec<i32> {
-    let parent_of = |pid: i32| -> Option<i32> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
-    };
-    let pids =
-        fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| parent_of(*pid) == Some(parent)).collect()
+    processes().filter(is_monitor).collect()
 }
 
 /// The monitor's child that becomes the container: its init, or the process of its machine.

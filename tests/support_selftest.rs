@@ -5,7 +5,7 @@
 use std::fs;
 use std::process::Command;
 
-use rkvm_testing::{Sandbox, wait};
+use rkvm_testing::{Sandbox, arguments, processes, wait};
 
 /// A sandbox that leaves something on purpose, and the line that must name it.
 fn leaves(leave: impl FnOnce(&Sandbox), line: &str) {
@@ -79,13 +79,8 @@ fn a_mount_in_another_mount_namespace_is_found() {
             wait::until("the mount", || {
                 sandbox.leaks().lines().iter().any(|line| line.contains("/hidden")).then_some(())
             });
-            let children = fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
-                fs::read_to_string(entry.path().join("cmdline"))
-                    .is_ok_and(|line| line == "sleep\u{0}1002\u{0}")
-            });
             fs::create_dir_all(sandbox.oci_root()).unwrap();
-            for child in children {
-                let pid: i32 = child.file_name().to_string_lossy().parse().unwrap();
+            for pid in processes().filter(|pid| arguments(*pid) == "sleep\u{0}1002\u{0}") {
                 nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).unwrap();
             }
             fs::write(sandbox.oci_root().join("stale"), "").unwrap();

@@ -171,9 +171,7 @@ fn an_interrupt_in_the_first_moments_leaves_nothing() {
         ["--ready=exec", "--runs=100", "--json", out.to_str().unwrap(), "busybox", "--", "sleep", "1000"];
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         // Also where the tests themselves are started with `nohup`: what it has ignored stays so.
-        let command = sandbox.command("env").arg("--default-signal=HUP").arg(binary("rkvm"));
-        let command = command.args(["compare", "--isolation=container", "--run-flag=--network=none"]);
-        let running = command.env("RKVM_ROOT", sandbox.root()).args(args).spawn();
+        let running = compare(&sandbox, &args).by("env", &["--default-signal=HUP"]).spawn();
         let sessions = || fs::read_dir(sandbox.root().join("lib/compare")).ok()?.flatten().next();
         wait::until("a session", sessions);
         running.signal(signal);

@@ -62,6 +62,15 @@ impl Cmd {
         }
     }
 
+    /// Has `program ARGS` execute it, in the same process.
+    #[must_use]
+    pub fn by(mut self, program: impl Into<PathBuf>, args: &[&str]) -> Self {
+        let inner = std::mem::replace(&mut self.program, program.into());
+        let outer = args.iter().map(OsString::from).chain([inner.into()]);
+        self.args.splice(..0, outer);
+        self
+    }
+
     /// Adds one argument.
     #[must_use]
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {

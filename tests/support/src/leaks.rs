@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::processes::processes;
 use crate::sandbox::PREFIX;
 
 /// What tells a sandbox's things from others.
@@ -90,10 +91,10 @@ impl Leaks {
     }
 
     fn find_processes_and_their_mounts(&mut self, marks: &Marks) {
-        let own = std::process::id();
+        let own = std::process::id() as i32;
         let own_mounts = namespace(own, "mnt");
         let mut foreign: BTreeMap<u64, String> = BTreeMap::new();
-        for pid in numbers(Path::new("/proc")).filter(|pid| *pid != own) {
+        for pid in processes().filter(|pid| *pid != own) {
             let file = |name: &str| {
                 let bytes = fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
                 String::from_utf8_lossy(&bytes).replace('\0', " ")
@@ -112,7 +113,7 @@ impl Leaks {
             let is_anothers = !is_ours && named.iter().any(|text| text.contains(PREFIX));
             let holds_mount = mountinfo.lines().find(|line| marks.in_text(line));
             if is_ours {
-                self.pids.push(pid as i32);
+                self.pids.push(pid);
                 let state = file("stat");
                 let state = state.rsplit(") ").next().and_then(|rest| rest.chars().next()).unwrap_or('?');
                 self.lines.push(format!("process {pid} ({state}): {}", named[0].trim()));
@@ -223,13 +224,8 @@ impl fmt::Display for Leaks {
     }
 }
 
-fn numbers(folder: &Path) -> impl Iterator<Item = u32> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-}
-
 /// Inode of a process's namespace.
-fn namespace(pid: u32, kind: &str) -> Option<u64> {
+fn namespace(pid: i32, kind: &str) -> Option<u64> {
     fs::metadata(format!("/proc/{pid}/ns/{kind}")).ok().map(|data| data.ino())
 }
 

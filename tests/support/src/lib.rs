@@ -17,6 +17,7 @@ mod console;
 mod image;
 mod isolation;
 mod leaks;
+mod processes;
 pub mod reap;
 mod sandbox;
 mod sys;
@@ -28,6 +29,7 @@ pub use console::{Console, ConsoleSocket};
 pub use image::{Entry, busybox_archive, docker_archive, layer};
 pub use isolation::{Isolation, has_vms};
 pub use leaks::Leaks;
+pub use processes::{arguments, children, processes};
 pub use sandbox::Sandbox;
 
 use std::net::{TcpListener, UdpSocket};
