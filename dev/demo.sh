@@ -24,7 +24,7 @@ main() {
     fi
     # Optimized: it shows figures.
     say "Building (the first time takes a few minutes)"
-    cargo build --quiet --release
+    cargo build --quiet --release --workspace --bins
     PATH=$(bin_dir):$PATH
     mkdir -p "$CACHE"
     # The real path: the cache may be a link, and mounts are listed by where they are.

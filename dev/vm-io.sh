@@ -29,7 +29,7 @@ need_packages "${BUILD_PACKAGES[@]}" qemu-system-x86 busybox-static iproute2 jq
 need_cargo
 [ -n "$kernel" ] || kernel=$(guest/kernel/build.sh | tail -1)
 cargo build --quiet --release -p rkvm-vmm --example boot --example io_load
-examples=${CARGO_TARGET_DIR:-$PWD/target}/x86_64-unknown-linux-gnu/release/examples
+examples=$(bin_dir)/examples
 
 # QEMU takes over a processor's capability register (MSR 0x10a) where KVM offers one, and gives up where KVM does not let it be set: on
 # a PVM host with an AMD processor, which has no such register.
