@@ -48,6 +48,22 @@ fn memory_that_a_guest_frees_goes_back_to_the_host() {
     sandbox.rkvm(["rm", "-f", "box"]).ok();
 }
 
+/// Above 1 GiB a kernel may use larger pages for its own map of memory, and above 3 GiB memory goes on behind the gap for devices.
+#[test]
+fn a_machine_has_the_memory_that_it_was_given_whatever_its_size() {
+    let Some(sandbox) = sandbox() else { return };
+    for mib in [32_u64, 1500, 3 << 10, 6 << 10] {
+        let memory = format!("{mib}m");
+        let script = "grep MemTotal /proc/meminfo && dd if=/dev/urandom of=/tmp/x bs=64k count=64 2>/dev/null && \
+                      cp /tmp/x /tmp/y && cmp /tmp/x /tmp/y && echo same";
+        let run = ["run", "--rm", "--network", "none", "--tmpfs", "/tmp", "--memory", &memory];
+        let told = sandbox.rkvm(run).args(["busybox", "sh", "-c", script]).ok().text();
+        let total = told.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap() >> 10;
+        assert!((mib * 95 / 100..mib + 64).contains(&total), "{memory}: {told}");
+        assert!(told.ends_with("same"), "{told}");
+    }
+}
+
 #[test]
 fn a_machine_that_runs_is_limited_up_to_its_size_and_not_beyond() {
     let Some(sandbox) = sandbox() else { return };
