@@ -10,13 +10,14 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::arch::x86_64::acpi::{self, SerialPort, Window};
 use crate::arch::x86_64::{boot_params, cpuid, layout, mptable, pvh, registers};
-use crate::config::{Console, Image, Processors, VmConfig};
+use crate::config::{Console, HugePages, Image, Processors, VmConfig};
 use crate::devices::{BootMarker, MmioBus, PortBus, SERIAL_IRQ, SERIAL_PORT, SerialConsole};
 use crate::error::{Error, Result};
 use crate::event_loop::EventLoop;
 use crate::events::Events;
 use crate::host::{self, Host};
 use crate::kernel::{self, Entry, Finds, Loaded};
+use crate::memory::ahead::Ahead;
 use crate::memory::{self, GuestMemory, Ram, Shown};
 use crate::vcpu::{Control, Counters, Vcpu};
 use crate::virtio::mmio::{ACK_OFFSET, LATER, MmioTransport, NOTIFY_OFFSET};
@@ -34,15 +35,17 @@ const CMDLINE_ONE_PROCESSOR: &str = "maxcpus=1";
 
 /// Builds the microVM that `config` describes; [`Microvm::start`] runs it.
 ///
-/// No thread is made and no path is opened, so this and what is started from it can be in a jail.
+/// No path is opened, so this and what is started from it can be in a jail. The one thread that is made does nothing any more when this
+/// returns.
 ///
 /// # Errors
 /// A file does not fit, or KVM refuses a step.
 pub fn build(host: &Host, config: VmConfig) -> Result<Microvm> {
     config.validate()?;
-    // Memory first: with an interrupt controller in place each region costs a grace period.
-    let vm = host.kvm.create_vm().map_err(Error::kvm("create a VM"))?;
     let ram = Ram::map(config.memory_mib, config.huge_pages)?;
+    let ahead = (config.huge_pages == HugePages::Transparent).then(|| Ahead::new(ram.memory()));
+    let vm = host.kvm.create_vm().map_err(Error::kvm("create a VM"))?;
+    // Memory first: with an interrupt controller in place each region costs a grace period.
     ram.register(&vm)?;
     let registers = Windows::new(config.devices.len())?;
     let shown = memory::show_windows(&vm, &registers)?;
@@ -62,7 +65,11 @@ pub fn build(host: &Host, config: VmConfig) -> Result<Microvm> {
         keep_writes(&vm, &windows, &mut vcpu_fds)?;
     }
 
-    let kernel = kernel::load(memory, &config.kernel, config.protocol, kind, config.memory_mib)?;
+    let info = kernel::inspect(&config.kernel)?;
+    if let (Some(ahead), Some(end)) = (&ahead, kernel::end(&info, &config.kernel)) {
+        ahead.begin(memory, end);
+    }
+    let kernel = kernel::load(memory, &info, &config.kernel, config.protocol, kind, config.memory_mib)?;
     let initrd = match &config.initrd {
         Some(image) => Some(load_initrd(memory, image, &kernel, config.memory_mib)?),
         None => None,

@@ -133,6 +133,14 @@ pub fn inspect(image: &Image) -> Result<KernelInfo> {
     }))
 }
 
+/// First address behind an ELF kernel in memory; `None` for a boot image, which unpacks itself.
+pub(crate) fn end(info: &KernelInfo, image: &Image) -> Option<u64> {
+    match info.form {
+        Form::Elf => elf_file::end(&image.file).ok(),
+        Form::BzImage => None,
+    }
+}
+
 /// Checks what a kernel says of itself against the host.
 ///
 /// # Errors
@@ -148,19 +156,19 @@ pub(crate) fn check_fit(info: &KernelInfo, image: &Image, kind: KvmKind) -> Resu
     }
 }
 
-/// Loads a kernel that fits the host.
+/// Loads a kernel, as [`inspect`] has found it, that fits the host.
 ///
 /// # Errors
-/// It is no kernel, is built for another kind of host, or does not fit in memory.
+/// It is built for another kind of host, or does not fit in memory.
 pub(crate) fn load(
     memory: &GuestMemory,
+    info: &KernelInfo,
     image: &Image,
     protocol: Protocol,
     kind: KvmKind,
     memory_mib: u32,
 ) -> Result<Loaded> {
-    let info = inspect(image)?;
-    check_fit(&info, image, kind)?;
+    check_fit(info, image, kind)?;
     let bytes =
         image.file.metadata().map_err(|source| Error::Read { path: image.name.clone(), source })?.len();
     let loaded = match info.form {

@@ -114,4 +114,5 @@ impl Drop for Ram {
     }
 }
 
+pub mod ahead;
 mod sys;

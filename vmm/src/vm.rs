@@ -124,8 +124,7 @@ impl Microvm {
         }
     }
 
-    /// Starts a thread for the devices and one a vCPU. Until here the machine has no thread, so the process can still enter
-    /// namespaces.
+    /// Starts a thread for the devices and one a vCPU.
     ///
     /// # Errors
     /// The host has no thread left.

@@ -44,7 +44,8 @@ fn note(name: &[u8], kind: u32, text: &[u8]) -> Vec<u8> {
 
 fn load_on(kind: KvmKind, file: &[u8], protocol: Protocol) -> Result<Loaded> {
     let ram = Ram::map(32, HugePages::Never).unwrap();
-    load(ram.memory(), &image(file), protocol, kind, 32)
+    let image = image(file);
+    load(ram.memory(), &inspect(&image)?, &image, protocol, kind, 32)
 }
 
 const HARDWARE: KvmKind = KvmKind::Hardware(Vendor::Amd);

@@ -2,15 +2,18 @@
 
 use std::io;
 use std::ptr;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
-use vm_memory::{GuestRegionMmap, MmapRegion};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestRegionMmap, MmapRegion};
 
+use super::GuestMemory;
 use crate::config::HugePages;
 use crate::error::{Error, Result};
 
-const HUGE_PAGE: usize = 2 << 20;
+/// Bytes of a huge page.
+pub(super) const HUGE_PAGE: usize = 2 << 20;
 const PROTECTION: i32 = libc::PROT_READ | libc::PROT_WRITE;
 const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
 
@@ -54,4 +57,21 @@ pub(super) fn set_region(vm: &VmFd, region: kvm_userspace_memory_region) -> Resu
 pub(super) fn release(region: &GuestRegionMmap<()>) {
     // SAFETY: the range is mapped for good, and nobody refers to guest memory by Rust references.
     unsafe { libc::madvise(region.as_ptr().cast(), region.size(), libc::MADV_DONTNEED) };
+}
+
+/// Has the host back the page at `address`, whose content stays; nothing where no memory is.
+pub(super) fn touch(memory: &GuestMemory, address: GuestAddress) {
+    let Ok(pointer) = memory.get_host_address(address) else { return };
+    // SAFETY: the byte is in a mapping that is never unmapped, and a guest's memory is accessed by atomic or volatile operations alone.
+    let byte = unsafe { AtomicU8::from_ptr(pointer) };
+    // Writes on every processor what is there, and cannot be left out as an addition of 0 can. User mode's own access on purpose: madvise(2)
+    // and read(2) hold the lock of the whole address space meanwhile.
+    let _ = byte.compare_exchange(0, 0, Ordering::Relaxed, Ordering::Relaxed);
+}
+
+/// Lets the calling thread run only where a processor has nothing else to do.
+pub(super) fn run_when_idle() {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: one structure is read; the thread is the caller.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) };
 }
