@@ -11,6 +11,7 @@ use rkvm_oci::{CreateRequest, Error, Result, Rootfs, hooks};
 use crate::Binary;
 use crate::init::gate::Gate;
 use crate::init::{self, Context, devices, root};
+use crate::mounts::sources;
 use crate::process::{Plan, Role};
 use crate::sync::{Channel, Go, Report};
 use crate::validate;
@@ -87,7 +88,7 @@ pub fn create(request: CreateRequest<'_>, binary: Binary) -> Result<Created> {
         plan.deny_groups()?;
     }
     let rootfs = bundle.rootfs()?;
-    let mounts = mounts(spec, &bundle.path, &namespaces)?;
+    let mounts = sources::open(spec, &bundle.path, &namespaces, binary)?;
     // What only the host's root can reach is opened here; a rootless runtime leaves it to the process, which has the
     // privileges in its user namespace.
     let root = match is_privileged() && namespaces.has(libc::CLONE_NEWNS) {
@@ -130,7 +131,7 @@ pub fn create(request: CreateRequest<'_>, binary: Binary) -> Result<Created> {
     }
     let plan = context.process.clone();
     let listener = context.filter.as_ref().and_then(Filter::listener).cloned();
-    let idmapped: Vec<(MountPlan, OwnedFd)> = idmapped(&context)?;
+    let idmapped: Vec<(MountPlan, OwnedFd)> = sources::idmapped(&context)?;
     let state = context.state.clone();
     let (channel, theirs) = Channel::pair()?;
     let unmapped = namespaces.new & libc::CLONE_NEWUSER != 0 && !maps_early(&namespaces);
@@ -169,48 +170,6 @@ pub fn seccomp_cache() -> Option<std::path::PathBuf> {
 fn maps_one_group(spec: &oci_spec::runtime::Spec) -> bool {
     let gids = spec.linux().as_ref().and_then(|linux| linux.gid_mappings().as_ref());
     gids.is_some_and(|maps| matches!(maps.as_slice(), [one] if one.size() == 1))
-}
-
-fn mounts(
-    spec: &oci_spec::runtime::Spec,
-    bundle: &std::path::Path,
-    namespaces: &Namespaces,
-) -> Result<Vec<(MountPlan, Option<OwnedFd>)>> {
-    let userns = namespaces.joined(libc::CLONE_NEWUSER).map(|joined| joined.fd.as_fd());
-    let privileged = is_privileged();
-    spec.mounts()
-        .iter()
-        .flatten()
-        .enumerate()
-        .map(|(index, mount)| {
-            let plan = MountPlan::new(index, mount, bundle)?;
-            if plan.idmap.is_some() && !namespaces.has(libc::CLONE_NEWUSER) && plan.wants_container_ids() {
-                return Err(Error::invalid_spec(
-                    format!("mounts[{index}].options"),
-                    "`idmap` without uidMappings needs a user namespace to take the mapping from",
-                ));
-            }
-            let tree = if privileged { bind::open(&plan, userns)? } else { None };
-            Ok((plan, tree))
-        })
-        .collect()
-}
-
-/// Mounts whose ids are mapped once the new user namespace has its mappings: the same mounts, by descriptors of their own.
-fn idmapped(context: &Context<'_>) -> Result<Vec<(MountPlan, OwnedFd)>> {
-    if context.namespaces.new & libc::CLONE_NEWUSER == 0 {
-        return Ok(vec![]);
-    }
-    let wanted = context.mounts.iter().filter(|(plan, _)| plan.wants_container_ids());
-    wanted
-        .filter_map(|(plan, tree)| Some((plan, tree.as_ref()?)))
-        .map(|(plan, tree)| {
-            let copy = tree
-                .try_clone()
-                .map_err(|source| Error::failed("keep open", plan.destination.display(), source))?;
-            Ok((plan.clone(), copy))
-        })
-        .collect()
 }
 
 /// Whether a new user namespace is made, and mapped, by the intermediate process: clone3 refuses one for a child of

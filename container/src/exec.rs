@@ -8,6 +8,7 @@ use rkvm_oci::{Bundle, Error, ExecProcess, ExecRequest, ExitStatus, Result, Sign
 
 use crate::Binary;
 use crate::create::{is_privileged, seccomp_cache, send_listener};
+use crate::init::leftovers::Leftovers;
 use crate::init::program::Program;
 use crate::init::{self, devices};
 use crate::memory_policy::bit_mask;
@@ -269,10 +270,14 @@ fn prepare(context: &mut Context<'_>, channel: &mut Channel) -> Result<Program> 
     }
     plan.privileged()?;
     let first = 3 + context.preserve_fds as i32;
-    channel.change(&mut |fd| {
-        let above = fs::move_above(fd, first + 1).map_err(failed("close the descriptors of"))?;
-        fs::dup_to_cloexec(above, first).map_err(failed("close the descriptors of"))
-    })?;
+    let left = Leftovers::new();
+    let error = failed("close the descriptors of");
+    let placed =
+        channel.change(&mut |fd| fs::copy_above(fd, first + 1).map_err(&error), &left).and_then(|()| {
+            channel.change(&mut |fd| fs::dup_to_cloexec(fd, first).map(Some).map_err(&error), &left)
+        });
+    left.forget();
+    placed?;
     fs::close_from((first + 1) as u32).map_err(failed("close the descriptors of"))?;
     let late = plan.no_new_privileges();
     if let Some(filter) = context.filter.as_ref().filter(|_| !late) {

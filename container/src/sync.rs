@@ -8,6 +8,8 @@ use rkvm_oci::failure::Failure;
 use rkvm_oci::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::init::leftovers::Leftovers;
+
 /// From the runtime to the process: the one step that it may take now. They come in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Go {
@@ -58,13 +60,18 @@ impl Channel {
         Ok((Self(one), Self(other)))
     }
 
-    /// Moves its descriptor.
+    /// Replaces its descriptor by the one that `change` gives.
     ///
     /// # Errors
     /// Those of `change`.
-    pub fn change(&mut self, change: &mut dyn FnMut(OwnedFd) -> Result<OwnedFd>) -> Result<()> {
-        let copy = self.0.try_clone().map_err(|source| Error::failed("move", "a socket", source))?;
-        self.0 = change(copy)?;
+    pub fn change(
+        &mut self,
+        change: &mut dyn FnMut(BorrowedFd<'_>) -> Result<Option<OwnedFd>>,
+        left: &Leftovers,
+    ) -> Result<()> {
+        if let Some(other) = change(self.0.as_fd())? {
+            left.add(std::mem::replace(&mut self.0, other));
+        }
         Ok(())
     }
 

@@ -72,17 +72,23 @@ impl V2 {
         let mut ancestors: Vec<&Path> =
             self.dir().ancestors().skip(1).take_while(|up| up.starts_with(&self.mount)).collect();
         ancestors.reverse();
+        let mut all = true;
         for up in ancestors {
             let missing = missing(&file::read(up, "cgroup.subtree_control")?);
             if missing.is_empty() || file::write(up, "cgroup.subtree_control", missing.join(" ")).is_ok() {
                 continue;
             }
             // All or nothing failed: one that this level does not offer must not keep the others.
+            all = false;
             for one in missing {
                 let _ = file::write(up, "cgroup.subtree_control", one);
             }
         }
-        file::read(self.dir(), "cgroup.controllers")
+        if all {
+            Ok(format!("{own} {}", wanted.join(" ")))
+        } else {
+            file::read(self.dir(), "cgroup.controllers")
+        }
     }
 
     /// Controllers that the hierarchy has at all; none when the list cannot be read.

@@ -6,7 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,8 @@ use nix::sys::stat::Mode;
 use rkvm_oci::{Error, Result};
 
 use rkvm_oci::failure::Failure;
+
+use super::leftovers::Leftovers;
 
 const START: &str = "start.fifo";
 const RESULT: &str = "exec.fifo";
@@ -50,14 +52,19 @@ impl Gate {
         Ok(Self { start: open(START)?, result: open(RESULT)? })
     }
 
-    /// Moves its descriptors.
+    /// Replaces its descriptors by those that `change` gives.
     ///
     /// # Errors
     /// Those of `change`.
-    pub fn change(&mut self, change: &mut dyn FnMut(OwnedFd) -> Result<OwnedFd>) -> Result<()> {
+    pub fn change(
+        &mut self,
+        change: &mut dyn FnMut(BorrowedFd<'_>) -> Result<Option<OwnedFd>>,
+        left: &Leftovers,
+    ) -> Result<()> {
         for file in [&mut self.start, &mut self.result] {
-            let copy = file.try_clone().map_err(|source| Error::failed("move", "a fifo", source))?;
-            *file = change(copy.into())?.into();
+            if let Some(other) = change(file.as_fd())? {
+                left.add(std::mem::replace(file, other.into()).into());
+            }
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 pub mod devices;
 pub mod gate;
 pub mod kernel;
+pub mod leftovers;
 pub mod program;
 pub mod root;
 
@@ -17,6 +18,7 @@ use crate::process::Plan;
 use crate::sync::{Channel, Go, Report};
 use devices::{Device, Making};
 use gate::Gate;
+use leftovers::Leftovers;
 use program::Program;
 use rkvm_cgroup::{Born, Entrance};
 use rkvm_linux::mounts::options::{self, Plan as MountPlan, Source};
@@ -176,8 +178,9 @@ fn prepare(context: &mut Context<'_>, channel: &mut Channel) -> Result<Program> 
         keyring(context.id)?;
     }
     sys::set_umask(0);
+    let left = Leftovers::new();
     if namespaces.has(libc::CLONE_NEWNS) {
-        file_systems(context, channel)?;
+        file_systems(context, channel, &left)?;
     } else {
         channel.wait_for(Go::Limited)?;
         run_hooks(context, channel)?;
@@ -188,7 +191,7 @@ fn prepare(context: &mut Context<'_>, channel: &mut Channel) -> Result<Program> 
         streams(context, None)?;
     }
     context.process.privileged()?;
-    keep_only(context, channel)?;
+    keep_only(context, channel, left)?;
     if let Some(filter) = &context.filter
         && !context.process.no_new_privileges()
     {
@@ -265,18 +268,19 @@ fn enter_cgroup(context: &mut Context<'_>) -> Result<()> {
     Ok(())
 }
 
-fn file_systems(context: &mut Context<'_>, channel: &Channel) -> Result<()> {
+fn file_systems(context: &mut Context<'_>, channel: &Channel, left: &Leftovers) -> Result<()> {
     let namespaces = context.namespaces;
     let root = match context.root.take() {
         Some(root) => root,
         None => root::open(context.rootfs)?,
     };
-    let root = root.as_fd();
+    let opened = root;
+    let root = opened.as_fd();
     let path = has_hooks_inside(context.spec).then_some(context.rootfs);
     root::attach(root, path)?;
     let linux = context.spec.linux().as_ref();
     let label = linux.and_then(|linux| linux.mount_label().as_deref()).filter(|label| !label.is_empty());
-    let place = Place::new(root, label, namespaces.has(libc::CLONE_NEWCGROUP))?;
+    let place = Place::new(root, label, namespaces.has(libc::CLONE_NEWCGROUP), left)?;
     let mut host_dev = false;
     for (plan, tree) in std::mem::take(&mut context.mounts) {
         make::mount(&plan, tree, place)?;
@@ -291,8 +295,8 @@ fn file_systems(context: &mut Context<'_>, channel: &Channel) -> Result<()> {
     channel.wait_for(Go::Limited)?;
     run_hooks(context, channel)?;
     let paths = |list: Option<&Vec<String>>| list.cloned().unwrap_or_default();
-    root::make_read_only(root, &paths(linux.and_then(|linux| linux.readonly_paths().as_ref())))?;
-    root::mask(root, &paths(linux.and_then(|linux| linux.masked_paths().as_ref())))?;
+    root::make_read_only(root, &paths(linux.and_then(|linux| linux.readonly_paths().as_ref())), left)?;
+    root::mask(root, &paths(linux.and_then(|linux| linux.masked_paths().as_ref())), left)?;
     read_only(context, root)?;
     make_cwd(context, root)?;
     if context.no_pivot && path.is_some() {
@@ -312,6 +316,7 @@ fn file_systems(context: &mut Context<'_>, channel: &Channel) -> Result<()> {
                 .map_err(|source| Error::failed("apply", "linux.rootfsPropagation", source))?;
         }
     }
+    left.add(opened);
     Ok(())
 }
 
@@ -385,20 +390,26 @@ fn run_hooks(context: &Context<'_>, channel: &Channel) -> Result<()> {
 
 /// Closes every descriptor but the streams, those that the program is to inherit, and the three that are needed up to execve. Not
 /// only on execve: the lock on the state folder is among them, and the process may wait for `start` for long.
-fn keep_only(context: &mut Context<'_>, channel: &mut Channel) -> Result<()> {
+fn keep_only(context: &mut Context<'_>, channel: &mut Channel, left: Leftovers) -> Result<()> {
     let error = |source| Error::failed("close", "the runtime's descriptors", source);
     let first = 3 + context.preserve_fds as i32;
     let kept = 3;
     let mut next = first;
     // Out of the way first, so that none is overwritten by another on its way down.
-    let mut place = |fd: OwnedFd| -> Result<OwnedFd> {
-        let above = fs::move_above(fd, first + kept).map_err(error)?;
-        let placed = fs::dup_to_cloexec(above, next).map_err(error)?;
+    let mut above = |fd: BorrowedFd<'_>| fs::copy_above(fd, first + kept).map_err(error);
+    let mut place = |fd: BorrowedFd<'_>| {
         next += 1;
-        Ok(placed)
+        fs::dup_to_cloexec(fd, next - 1).map(Some).map_err(error)
     };
-    context.gate.change(&mut place)?;
-    channel.change(&mut place)?;
+    let placed = context
+        .gate
+        .change(&mut above, &left)
+        .and_then(|()| channel.change(&mut above, &left))
+        .and_then(|()| context.gate.change(&mut place, &left))
+        .and_then(|()| channel.change(&mut place, &left));
+    // Their numbers may have new owners by now, also when not all have been placed.
+    left.forget();
+    placed?;
     fs::close_from((first + kept) as u32).map_err(error)
 }
 

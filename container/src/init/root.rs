@@ -8,6 +8,7 @@ use nix::fcntl::{AT_FDCWD, OFlag};
 use nix::mount::{MntFlags, umount2};
 use rkvm_oci::{Error, Result};
 
+use super::leftovers::Leftovers;
 use crate::mounts::target;
 use rkvm_linux::sys::mount::{self, Depth, MountAttr, attr};
 use rkvm_linux::sys::{fs, mount as api};
@@ -103,7 +104,7 @@ pub fn switch(root: BorrowedFd<'_>, how: Switch) -> Result<()> {
 ///
 /// # Errors
 /// One cannot be covered.
-pub fn mask(root: BorrowedFd<'_>, paths: &[String]) -> Result<()> {
+pub fn mask(root: BorrowedFd<'_>, paths: &[String], left: &Leftovers) -> Result<()> {
     let (mut folders, mut files) = (vec![], vec![]);
     for path in paths {
         let Some(target) = target::find(root, Path::new(path))? else { continue };
@@ -113,15 +114,17 @@ pub fn mask(root: BorrowedFd<'_>, paths: &[String]) -> Result<()> {
         let list = if mode & libc::S_IFMT == libc::S_IFDIR { &mut folders } else { &mut files };
         list.push((path, target));
     }
-    cover(&folders, || {
+    cover(folders, left, || {
         // One superblock serves all of them: it is empty and stays so.
         let context = mount::fsopen("tmpfs")?;
         for (key, value) in [("nr_blocks", Some("1")), ("nr_inodes", Some("1")), ("ro", None)] {
             mount::fsconfig_set(context.as_fd(), key, value)?;
         }
-        mount::fsmount(context.as_fd(), attr::RDONLY)
+        let mount = mount::fsmount(context.as_fd(), attr::RDONLY)?;
+        left.add(context);
+        Ok(mount)
     })?;
-    cover(&files, || {
+    cover(files, left, || {
         let null = mount::clone_tree(AT_FDCWD, Path::new("/dev/null"), Depth::One)?;
         if fs::is_device(null.as_fd(), 1, 3)? { Ok(null) } else { Err(Errno::ENODEV.into()) }
     })
@@ -129,7 +132,11 @@ pub fn mask(root: BorrowedFd<'_>, paths: &[String]) -> Result<()> {
 
 /// Attaches the mount that `make` gives on the first of `targets`, and copies of it on the others: kernels before 6.15 copy no mount that
 /// is not attached, and closing one that never was waits for an RCU grace period.
-fn cover(targets: &[(&String, OwnedFd)], make: impl FnOnce() -> std::io::Result<OwnedFd>) -> Result<()> {
+fn cover(
+    targets: Vec<(&String, OwnedFd)>,
+    left: &Leftovers,
+    make: impl FnOnce() -> std::io::Result<OwnedFd>,
+) -> Result<()> {
     let Some(((first, first_target), others)) = targets.split_first() else { return Ok(()) };
     let error = |path: &String| {
         let path = path.clone();
@@ -138,10 +145,12 @@ fn cover(targets: &[(&String, OwnedFd)], make: impl FnOnce() -> std::io::Result<
     let mask = make().map_err(error(first))?;
     mount::attach(mask.as_fd(), first_target.as_fd()).map_err(error(first))?;
     for (path, target) in others {
-        mount::clone_tree(mask.as_fd(), Path::new(""), Depth::One)
-            .and_then(|copy| mount::attach(copy.as_fd(), target.as_fd()))
-            .map_err(error(path))?;
+        let copy = mount::clone_tree(mask.as_fd(), Path::new(""), Depth::One).map_err(error(path))?;
+        mount::attach(copy.as_fd(), target.as_fd()).map_err(error(path))?;
+        left.add(copy);
     }
+    left.add(mask);
+    targets.into_iter().for_each(|(_, target)| left.add(target));
     Ok(())
 }
 
@@ -149,7 +158,7 @@ fn cover(targets: &[(&String, OwnedFd)], make: impl FnOnce() -> std::io::Result<
 ///
 /// # Errors
 /// One cannot be made so.
-pub fn make_read_only(root: BorrowedFd<'_>, paths: &[String]) -> Result<()> {
+pub fn make_read_only(root: BorrowedFd<'_>, paths: &[String], left: &Leftovers) -> Result<()> {
     let read_only = MountAttr { set: attr::RDONLY, ..MountAttr::default() };
     for path in paths {
         let Some(target) = target::find(root, Path::new(path))? else { continue };
@@ -157,6 +166,8 @@ pub fn make_read_only(root: BorrowedFd<'_>, paths: &[String]) -> Result<()> {
         let copy = mount::clone_tree(target.as_fd(), Path::new(""), Depth::Tree).map_err(error)?;
         mount::set_attributes(copy.as_fd(), Depth::Tree, &read_only).map_err(error)?;
         mount::attach(copy.as_fd(), target.as_fd()).map_err(error)?;
+        left.add(copy);
+        left.add(target);
     }
     Ok(())
 }

@@ -9,8 +9,10 @@ use rkvm_oci::{Error, Result};
 
 use super::cgroup;
 use super::target::{self, Kind};
+use crate::init::leftovers::Leftovers;
 use rkvm_linux::mounts::bind;
 use rkvm_linux::mounts::options::{Plan, Source};
+use rkvm_linux::sys::fs::mount_id;
 use rkvm_linux::sys::mount::{self, MountAttr, attr};
 
 /// Longest value that fsconfig(2) takes, bytes.
@@ -25,8 +27,10 @@ pub struct Place<'a> {
     pub label: Option<&'a str>,
     /// Whether the container has a cgroup namespace of its own.
     pub cgroup_namespace: bool,
-    /// Device number of the root's file system, where that is no procfs.
-    device: Option<u64>,
+    /// Id of the root's mount, where that is no procfs.
+    mount: Option<u64>,
+    /// Where descriptors go.
+    left: &'a Leftovers,
 }
 
 impl<'a> Place<'a> {
@@ -34,21 +38,33 @@ impl<'a> Place<'a> {
     ///
     /// # Errors
     /// The root's file system does not say what it is.
-    pub fn new(root: BorrowedFd<'a>, label: Option<&'a str>, cgroup_namespace: bool) -> Result<Self> {
-        let failed = |errno: nix::Error| Error::failed("look at", "the root filesystem", errno);
-        let device =
-            if is_proc(root).map_err(failed)? { None } else { Some(fstat(root).map_err(failed)?.st_dev) };
-        Ok(Self { root, label, cgroup_namespace, device })
+    pub fn new(
+        root: BorrowedFd<'a>,
+        label: Option<&'a str>,
+        cgroup_namespace: bool,
+        left: &'a Leftovers,
+    ) -> Result<Self> {
+        let failed = |source: std::io::Error| Error::failed("look at", "the root filesystem", source);
+        let mount = if is_proc(root).map_err(failed)? { None } else { mount_id(root).map_err(failed)? };
+        Ok(Self { root, label, cgroup_namespace, mount, left })
     }
 
     /// Whether `target` lies in a procfs. In a microVM the answer of a shared file system is a request to the host, so it is asked
-    /// only where `target` is on another one than the root.
-    fn is_proc(&self, target: BorrowedFd<'_>) -> nix::Result<bool> {
-        if self.device == Some(fstat(target)?.st_dev) { Ok(false) } else { is_proc(target) }
+    /// only where `target` is on another mount than the root.
+    fn is_proc(&self, target: BorrowedFd<'_>) -> std::io::Result<bool> {
+        if self.mount.is_some() && self.mount == mount_id(target)? { Ok(false) } else { is_proc(target) }
+    }
+
+    /// Attaches `mount`, made for `plan`, on `target`.
+    fn attach(&self, plan: &Plan, mount: OwnedFd, target: OwnedFd) -> Result<()> {
+        mount::attach(mount.as_fd(), target.as_fd()).map_err(failed(plan))?;
+        self.left.add(mount);
+        self.left.add(target);
+        Ok(())
     }
 }
 
-fn is_proc(file: BorrowedFd<'_>) -> nix::Result<bool> {
+fn is_proc(file: BorrowedFd<'_>) -> std::io::Result<bool> {
     Ok(nix::sys::statfs::fstatfs(file)?.filesystem_type() == nix::sys::statfs::PROC_SUPER_MAGIC)
 }
 
@@ -67,7 +83,7 @@ pub fn mount(plan: &Plan, tree: Option<OwnedFd>, place: Place<'_>) -> Result<()>
             let kind = if mode & libc::S_IFMT == libc::S_IFDIR { Kind::Folder } else { Kind::File };
             let target = target::ensure(place.root, &plan.destination, kind)?;
             protect_proc(plan, target.as_fd(), place)?;
-            mount::attach(tree.as_fd(), target.as_fd()).map_err(failed(plan))
+            place.attach(plan, tree, target)
         }
         Source::Remount => {
             let target = target::ensure(place.root, &plan.destination, Kind::Folder)?;
@@ -131,7 +147,7 @@ fn protect_proc(plan: &Plan, target: BorrowedFd<'_>, place: Place<'_>) -> Result
     }
     let allowed = inside.is_some_and(|path| PROC_FILES.iter().any(|known| path == Path::new(known)));
     // By the file system too: a symlink of the image could lead into it.
-    let on_proc = place.is_proc(target).map_err(|errno| failed(plan)(errno.into()))?;
+    let on_proc = place.is_proc(target).map_err(failed(plan))?;
     if allowed || (!on_proc && inside.is_none()) || plan.source == Source::Remount {
         return Ok(());
     }
@@ -158,7 +174,7 @@ fn file_system(plan: &Plan, kind: &str, source: &str, place: Place<'_>) -> Resul
     if later {
         attributes.set &= !attr::RDONLY;
     }
-    let mount = create(plan, kind, source, &data, attributes.set)?;
+    let mount = create(plan, kind, source, &data, attributes.set, place.left)?;
     if plan.copy_up {
         copy_up(plan, target.as_fd(), mount.as_fd())?;
     }
@@ -167,7 +183,7 @@ fn file_system(plan: &Plan, kind: &str, source: &str, place: Place<'_>) -> Resul
         ..plan.clone()
     };
     bind::apply(&rest, mount.as_fd()).map_err(failed(plan))?;
-    mount::attach(mount.as_fd(), target.as_fd()).map_err(failed(plan))
+    place.attach(plan, mount, target)
 }
 
 /// A symlink in the place of /proc or /sys would have the runtime mount them elsewhere, and then trust what is found at the usual
@@ -184,7 +200,14 @@ fn refuse_symlink(plan: &Plan, root: BorrowedFd<'_>) -> Result<()> {
     }
 }
 
-fn create(plan: &Plan, kind: &str, source: &str, data: &[&str], attributes: u64) -> Result<OwnedFd> {
+fn create(
+    plan: &Plan,
+    kind: &str,
+    source: &str,
+    data: &[&str],
+    attributes: u64,
+    left: &Leftovers,
+) -> Result<OwnedFd> {
     let context = mount::fsopen(kind).map_err(failed(plan))?;
     let set = |option: &str| {
         let (key, value) = match option.split_once('=') {
@@ -211,14 +234,16 @@ fn create(plan: &Plan, kind: &str, source: &str, data: &[&str], attributes: u64)
     if attributes & attr::RDONLY != 0 && !matches!(kind, "proc" | "sysfs" | "mqueue") {
         set("ro")?;
     }
-    mount::fsmount(context.as_fd(), attributes).map_err(|error| {
+    let mount = mount::fsmount(context.as_fd(), attributes).map_err(|error| {
         let log = mount::fs_log(context.as_fd());
         if log.is_empty() {
             failed(plan)(error)
         } else {
             failed(plan)(std::io::Error::other(format!("{error}: {log}")))
         }
-    })
+    })?;
+    left.add(context);
+    Ok(mount)
 }
 
 fn separator(log: &str) -> &'static str {

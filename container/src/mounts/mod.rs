@@ -3,4 +3,5 @@
 pub mod cgroup;
 pub mod copy;
 pub mod make;
+pub mod sources;
 pub mod target;

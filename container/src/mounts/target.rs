@@ -56,9 +56,15 @@ pub fn ensure(root: BorrowedFd<'_>, path: &Path, kind: Kind) -> Result<OwnedFd> 
 /// # Errors
 /// As [`ensure`].
 pub fn ensure_folder(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
-    drop(ensure(root, path, Kind::Folder)?);
-    open_in_root(root, path, libc::O_PATH | libc::O_DIRECTORY)
-        .map_err(|source| Error::failed("open folder in the container", path.display(), source))
+    let open = || open_in_root(root, path, libc::O_PATH | libc::O_DIRECTORY);
+    let opened = match open() {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+            drop(ensure(root, path, Kind::Folder)?);
+            open()
+        }
+        other => other,
+    };
+    opened.map_err(|source| Error::failed("open folder in the container", path.display(), source))
 }
 
 /// Makes the last component of `path`, when that is all there is to make: what the walk of [`make`] does in a third of the system calls.

@@ -1,7 +1,7 @@
 //! Files: resolution inside a root, descriptors.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use super::{c_path, check};
@@ -88,7 +88,7 @@ pub fn dup_to(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
 ///
 /// # Errors
 /// As dup3(2).
-pub fn dup_to_cloexec(fd: OwnedFd, number: RawFd) -> io::Result<OwnedFd> {
+pub fn dup_to_cloexec(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: the caller answers for `number`, and `fd` differs from it (dup3 says EINVAL otherwise).
     check(libc::c_long::from(unsafe { libc::dup3(fd.as_raw_fd(), number, libc::O_CLOEXEC) }))?;
     // SAFETY: dup3 has just made this descriptor.
@@ -138,14 +138,22 @@ pub fn close_on_exec_from(first: u32) -> io::Result<()> {
 /// # Errors
 /// No descriptor is free.
 pub fn move_above(fd: OwnedFd, first: RawFd) -> io::Result<OwnedFd> {
+    Ok(copy_above(fd.as_fd(), first)?.unwrap_or(fd))
+}
+
+/// A copy of `fd` that is out of the way of the numbers below `first`, close-on-exec; `None` when `fd` itself is.
+///
+/// # Errors
+/// No descriptor is free.
+pub fn copy_above(fd: BorrowedFd<'_>, first: RawFd) -> io::Result<Option<OwnedFd>> {
     if fd.as_raw_fd() >= first {
-        return Ok(fd);
+        return Ok(None);
     }
     // SAFETY: a copy of a descriptor that we hold.
     let copy =
         check(libc::c_long::from(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, first) }))?;
     // SAFETY: the kernel has just given us this descriptor.
-    Ok(unsafe { OwnedFd::from_raw_fd(copy as RawFd) })
+    Ok(Some(unsafe { OwnedFd::from_raw_fd(copy as RawFd) }))
 }
 
 /// Path of the current directory as the kernel tells it, for the check that it is inside the root: the kernel answers
@@ -173,6 +181,21 @@ pub fn take_from(process: BorrowedFd<'_>, number: RawFd) -> io::Result<OwnedFd> 
     let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) })?;
     // SAFETY: the kernel has just given us this descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Id of the mount that `fd` is on; the file system itself is not asked. `None` before Linux 5.8.
+///
+/// # Errors
+/// As statx(2).
+pub fn mount_id(fd: BorrowedFd<'_>) -> io::Result<Option<u64>> {
+    // SAFETY: plain numbers, for which zero is a value.
+    let mut status: libc::statx = unsafe { std::mem::zeroed() };
+    let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC;
+    // SAFETY: the empty path is a literal; the kernel writes one structure.
+    check(libc::c_long::from(unsafe {
+        libc::statx(fd.as_raw_fd(), c"".as_ptr(), flags, libc::STATX_MNT_ID, &raw mut status)
+    }))?;
+    Ok((status.stx_mask & libc::STATX_MNT_ID != 0).then_some(status.stx_mnt_id))
 }
 
 /// Whether `fd` is a character device with these numbers.
