@@ -8,17 +8,28 @@ use crate::error::{Error, Result};
 /// How many digits of an id are shown where space is short, and what Docker users expect.
 pub const SHORT_LEN: usize = 12;
 
-/// A new random id.
+/// A new random id, whose short form is no number: it becomes the container's host name, and programs take a name of digits alone for an
+/// address.
 ///
 /// # Errors
 /// The kernel's random source cannot be read.
 pub fn random() -> Result<String> {
     let path = "/dev/urandom";
-    let mut bytes = [0_u8; 32];
-    File::open(path)
-        .and_then(|mut file| file.read_exact(&mut bytes))
-        .map_err(|source| Error::file("read", path, source))?;
-    Ok(hex(&bytes))
+    let read = |source| Error::file("read", path, source);
+    let source = File::open(path).map_err(read)?;
+    draw(source).map_err(read)
+}
+
+/// The first id from `source` that will do.
+fn draw(mut source: impl Read) -> std::io::Result<String> {
+    loop {
+        let mut bytes = [0_u8; 32];
+        source.read_exact(&mut bytes)?;
+        let id = hex(&bytes);
+        if !short(&id).bytes().all(|digit| digit.is_ascii_digit()) {
+            return Ok(id);
+        }
+    }
 }
 
 /// `bytes` in lower-case hex.
@@ -42,5 +53,14 @@ mod tests {
         assert!(a.chars().all(|c| c.is_ascii_hexdigit()));
         assert_ne!(a, b);
         assert_eq!(short(&a).len(), 12);
+    }
+
+    #[test]
+    fn an_id_whose_short_form_is_a_number_is_drawn_again() {
+        let number = [0x12_u8; 32];
+        let mut name = [0x12_u8; 32];
+        name[5] = 0x1a;
+        assert_eq!(draw([number, number, name].as_flattened()).unwrap(), hex(&name));
+        assert!(draw([number].as_flattened()).is_err());
     }
 }
