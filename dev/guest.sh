@@ -88,7 +88,9 @@ main() {
     need_cargo
     need_packages "${BUILD_PACKAGES[@]}"
     need_init_target
-    install_guest "$(initramfs)" initramfs.cpio
+    local file
+    file=$(initramfs) # on its own line: a failed build ends the script
+    install_guest "$file" initramfs.cpio
     [ "${1:-}" != --initramfs-only ] || return 0
     local kernel variant
     guest/kernel/build.sh "$@" | while read -r kernel; do
