@@ -232,13 +232,17 @@ fn swap_folders(folder: &Folder) {
         )
         .unwrap();
     };
+    let mut turns = 0;
     wait_until("the end of the race", || {
-        for _ in 0..20 {
+        turns += 1;
+        // An odd number: the longest time, between two turns, passes in one state and in the other, and the guest has both.
+        for _ in 0..21 {
             swap();
             std::thread::sleep(Duration::from_micros(300));
         }
         folder.at("raced").exists()
     });
+    eprintln!("{turns} turns of the host's");
     let names: Vec<_> =
         fs::read_dir(folder.outside("elsewhere")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names.len(), 2, "nothing of the guest's is outside: {names:?}");
