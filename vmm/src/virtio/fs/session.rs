@@ -100,7 +100,8 @@ impl Session {
     fn count(&self, change: impl Fn(usize) -> usize) {
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         *begun = change(*begun);
-        if *begun == 0 {
+        // Whoever waits has ended the session before, and looks at the number under this lock: nobody has to be told of any other.
+        if *begun == 0 && self.ended.load(Ordering::Acquire) {
             self.quiet.notify_all();
         }
     }
