@@ -24,7 +24,7 @@ pub struct Args {
 /// Prints the script with which a shell completes rkvm's command line.
 pub fn run(args: Args, _context: &Context) -> Result<u8> {
     let mut script = Vec::new();
-    generate(args.shell, &mut super::Cli::command(), "rkvm", &mut script);
+    generate(args.shell, &mut super::Cli::<super::Verb>::command(), "rkvm", &mut script);
     output::print(&String::from_utf8(script)?)?;
     Ok(0)
 }

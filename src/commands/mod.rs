@@ -3,24 +3,41 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::context::Context;
 use crate::output;
 
 /// Declares each verb's module, its place in the command line and its call: one line a verb, sorted by name.
 macro_rules! verbs {
-    ($($(#[$meta:meta])* $variant:ident => $module:ident),* $(,)?) => {
+    ($(#[doc = $about:literal] $variant:ident => $module:ident),* $(,)?) => {
         $(mod $module;)*
 
         #[derive(Debug, Subcommand)]
-        enum Command {
-            $($(#[$meta])* $variant($module::Args),)*
+        enum Verb {
+            $(#[doc = $about] $variant($module::Args),)*
         }
 
-        fn dispatch(command: Command, context: &Context) -> anyhow::Result<u8> {
-            match command {
-                $(Command::$variant(args) => $module::run(args, context),)*
+        impl Subcommand for Invoked {
+            fn augment_subcommands(command: Command) -> Command {
+                command$(.subcommand(Command::new(stringify!($module)).about($about.trim()).defer(|verb| {
+                    // The type has a description too; what the list says counts, as it does in derived code.
+                    <$module::Args as clap::Args>::augment_args(verb).about($about.trim()).long_about(None)
+                })))*
+            }
+
+            fn augment_subcommands_for_update(command: Command) -> Command {
+                Self::augment_subcommands(command)
+            }
+
+            fn has_subcommand(name: &str) -> bool {
+                Verb::has_subcommand(name)
+            }
+        }
+
+        fn dispatch(verb: Verb, context: &Context) -> anyhow::Result<u8> {
+            match verb {
+                $(Verb::$variant(args) => $module::run(args, context),)*
             }
         }
     };
@@ -115,10 +132,25 @@ Examples:
 
 `rkvm COMMAND --help` explains each command. The words and flags are Docker's.";
 
+/// A verb whose flags are described to the parser only when it is invoked: to describe those of all took a quarter of the time in which
+/// `rkvm` starts, 0.3 ms that every measurement of a container had in it.
+#[derive(Debug)]
+struct Invoked(Verb);
+
+impl FromArgMatches for Invoked {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Verb::from_arg_matches(matches).map(Self)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0.update_from_arg_matches(matches)
+    }
+}
+
 /// A container runtime with two isolation backends: how much isolation can you afford, in milliseconds?
 #[derive(Debug, Parser)]
 #[command(name = "rkvm", version, disable_version_flag = true, after_help = EXAMPLES)]
-pub struct Cli {
+struct Cli<V: Subcommand> {
     /// Print the version
     #[arg(short = 'v', long, action = ArgAction::Version)]
     version: Option<bool>,
@@ -133,7 +165,7 @@ pub struct Cli {
     )]
     root: Option<PathBuf>,
     #[command(subcommand)]
-    command: Command,
+    verb: V,
 }
 
 /// Exit code of `run` and `create` when they could not do their work, and of a command line that cannot be understood
@@ -144,9 +176,9 @@ pub const EXIT_FAILURE: u8 = 1;
 
 /// Parses the command line, runs the verb and gives the exit code back.
 pub fn main() -> u8 {
-    let parsed = Cli::command().try_get_matches().and_then(|matches| {
+    let parsed = Cli::<Invoked>::command().try_get_matches().and_then(|matches| {
         let failure = failure_code(&matches);
-        Cli::from_arg_matches(&matches).map(|cli| (cli, failure))
+        Cli::<Invoked>::from_arg_matches(&matches).map(|cli| (cli, failure))
     });
     let (cli, failure) = match parsed {
         Ok(parsed) => parsed,
@@ -156,7 +188,7 @@ pub fn main() -> u8 {
         }
     };
     let context = Context::new(cli.root);
-    dispatch(cli.command, &context).unwrap_or_else(|error| {
+    dispatch(cli.verb.0, &context).unwrap_or_else(|error| {
         output::complain(format_args!("rkvm: {error:#}"));
         exit_code(&error, failure)
     })
