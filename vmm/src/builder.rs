@@ -35,8 +35,7 @@ const CMDLINE_ONE_PROCESSOR: &str = "maxcpus=1";
 
 /// Builds the microVM that `config` describes; [`Microvm::start`] runs it.
 ///
-/// No path is opened, so this and what is started from it can be in a jail. The one thread that is made does nothing any more when this
-/// returns.
+/// No path is opened and no thread is left, so this and what is started from it can be in a jail.
 ///
 /// # Errors
 /// A file does not fit, or KVM refuses a step.

@@ -5,12 +5,12 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
-use nix::sched::{sched_getaffinity, sched_getcpu, sched_setaffinity};
-use nix::unistd::Pid;
+use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+use nix::unistd::{Pid, gettid};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::{GuestMemory, sys};
@@ -26,8 +26,18 @@ const BELOW: u64 = 16 << 20;
 /// A thread that takes pages, until this is dropped.
 #[derive(Debug)]
 pub struct Ahead {
-    go: Option<Sender<Vec<u64>>>,
+    worker: Option<Worker>,
     enough: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+struct Worker {
+    go: Sender<Vec<u64>>,
+    thread: JoinHandle<()>,
+    /// Its id, once it runs.
+    id: Arc<AtomicI32>,
+    /// Where it may run in the end.
+    anywhere: CpuSet,
 }
 
 impl Ahead {
@@ -35,49 +45,65 @@ impl Ahead {
     /// processor, or a thread, this does nothing.
     pub fn new(memory: &GuestMemory) -> Self {
         let enough = Arc::new(AtomicBool::new(false));
-        let several = thread::available_parallelism().is_ok_and(|processors| processors.get() > 1);
-        let go = several.then(|| start(memory.clone(), Arc::clone(&enough))).flatten();
-        Self { go, enough }
+        let worker = elsewhere()
+            .and_then(|(anywhere, elsewhere)| start(memory.clone(), &enough, anywhere, elsewhere).ok());
+        Self { worker, enough }
     }
 
     /// Takes what a kernel that ends at `end` will touch.
     pub fn begin(&self, memory: &GuestMemory, end: u64) {
         let low = memory.iter().next().map_or(0, |region| region.len());
-        if let Some(go) = &self.go {
+        if let Some(worker) = &self.worker {
             // It has ended only if it could not run.
-            let _ = go.send(pages(low, end));
+            let _ = worker.go.send(pages(low, end));
         }
     }
 }
 
 impl Drop for Ahead {
-    /// Nobody waits for the thread: it may have no processor just now. Once it has, it ends without touching anything.
+    /// Waits for the thread, which is not confined as those are that run beside a guest. It may have no processor just now, and gets this
+    /// one.
     fn drop(&mut self) {
         self.enough.store(true, Ordering::Relaxed);
+        let Some(Worker { go, thread, id, anywhere }) = self.worker.take() else { return };
+        drop(go);
+        let id = id.load(Ordering::Relaxed);
+        if id > 0 && !thread.is_finished() {
+            let _ = sched_setaffinity(Pid::from_raw(id), &anywhere);
+        }
+        let _ = thread.join();
     }
 }
 
-fn start(memory: GuestMemory, enough: Arc<AtomicBool>) -> Option<Sender<Vec<u64>>> {
+/// Processors that this thread may use, and those of them that it does not use now; `None` where there is no other.
+fn elsewhere() -> Option<(CpuSet, CpuSet)> {
+    let anywhere = sched_getaffinity(Pid::from_raw(0)).ok()?;
+    let mut elsewhere = anywhere;
+    elsewhere.unset(sched_getcpu().ok()?).ok()?;
+    let any = (0..CpuSet::count()).any(|processor| elsewhere.is_set(processor).unwrap_or(false));
+    any.then_some((anywhere, elsewhere))
+}
+
+fn start(
+    memory: GuestMemory,
+    enough: &Arc<AtomicBool>,
+    anywhere: CpuSet,
+    elsewhere: CpuSet,
+) -> std::io::Result<Worker> {
     let (go, pages) = channel();
-    let here = sched_getcpu().unwrap_or(0);
+    let (enough, id) = (Arc::clone(enough), Arc::new(AtomicI32::new(0)));
+    let told = Arc::clone(&id);
     let run = move || {
-        go_elsewhere(here);
+        // Never on the processor of the thread that it is to help.
+        let _ = sched_setaffinity(Pid::from_raw(0), &elsewhere);
+        told.store(gettid().as_raw(), Ordering::Relaxed);
         take(&memory, &pages, &enough);
     };
-    thread::Builder::new().stack_size(STACK).spawn(run).ok().map(|_| go)
-}
-
-/// Away from processor `here`, which has the thread that all this is for.
-fn go_elsewhere(here: usize) {
-    let this = Pid::from_raw(0);
-    if let Ok(mut allowed) = sched_getaffinity(this) {
-        let _ = allowed.unset(here).and_then(|()| sched_setaffinity(this, &allowed));
-    }
+    let thread = thread::Builder::new().stack_size(STACK).spawn(run)?;
+    Ok(Worker { go, thread, id, anywhere })
 }
 
 fn take(memory: &GuestMemory, wanted: &Receiver<Vec<u64>>, enough: &AtomicBool) {
-    // It must not keep a thread waiting that has something to do.
-    sys::run_when_idle();
     let Ok(pages) = wanted.recv() else { return };
     for page in pages {
         if enough.load(Ordering::Relaxed) {

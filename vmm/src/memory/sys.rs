@@ -68,10 +68,3 @@ pub(super) fn touch(memory: &GuestMemory, address: GuestAddress) {
     // and read(2) hold the lock of the whole address space meanwhile.
     let _ = byte.compare_exchange(0, 0, Ordering::Relaxed, Ordering::Relaxed);
 }
-
-/// Lets the calling thread run only where a processor has nothing else to do.
-pub(super) fn run_when_idle() {
-    let parameters = libc::sched_param { sched_priority: 0 };
-    // SAFETY: one structure is read; the thread is the caller.
-    unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) };
-}
