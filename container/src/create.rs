@@ -61,6 +61,7 @@ pub fn create(request: CreateRequest<'_>, binary: Binary) -> Result<Created> {
         no_pivot,
         keyring,
         timeline,
+        ..
     } = request;
     if let Rootfs::Image { image, .. } = form {
         return Err(Error::unsupported(

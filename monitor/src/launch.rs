@@ -133,6 +133,7 @@ impl Launcher<'_> {
             preserve_fds: 0,
             no_pivot: false,
             keyring: rkvm_oci::Keyring::New,
+            at_once: true,
         };
         let workload = runtime::create(backend.as_ref(), &store, options, timeline)?;
         streams

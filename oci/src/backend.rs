@@ -190,6 +190,9 @@ pub struct CreateRequest<'a> {
     pub no_pivot: bool,
     /// Which session keyring the init process gets.
     pub keyring: Keyring,
+    /// The caller starts the workload as soon as it is recorded: the backend may execute the program before it is told, with which the
+    /// workload still ends if the caller ends before that.
+    pub at_once: bool,
     /// Receives the marks of the phases `sandbox`, `boot` and `process`.
     pub timeline: &'a mut Timeline,
 }

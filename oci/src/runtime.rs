@@ -32,6 +32,8 @@ pub struct CreateOptions<'a> {
     pub no_pivot: bool,
     /// Which session keyring the init process gets.
     pub keyring: Keyring,
+    /// As in [`CreateRequest::at_once`].
+    pub at_once: bool,
 }
 
 /// A container that has been found and locked for one operation.
@@ -56,7 +58,7 @@ pub fn create(
     options: CreateOptions<'_>,
     timeline: &mut Timeline,
 ) -> Result<Box<dyn Workload>> {
-    let CreateOptions { id, bundle, rootfs, link, stdio, preserve_fds, no_pivot, keyring } = options;
+    let CreateOptions { id, bundle, rootfs, link, stdio, preserve_fds, no_pivot, keyring, at_once } = options;
     let root_path = bundle.rootfs()?;
     let entry = store.create(id)?;
     entry.name_bundle(&bundle.path)?;
@@ -85,6 +87,7 @@ pub fn create(
         preserve_fds,
         no_pivot,
         keyring,
+        at_once,
         timeline,
     };
     let mut workload = match backend.create(request) {

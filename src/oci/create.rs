@@ -122,6 +122,7 @@ pub fn create(
         preserve_fds,
         no_pivot: args.no_pivot,
         keyring: if args.no_new_keyring { Keyring::Inherited } else { Keyring::New },
+        at_once: false,
     };
     let mut workload = runtime::create(&*backend, &context.store, options, &mut Timeline::begin())?;
     let told = stdio::write_pid_file(args.pid_file.as_deref(), workload.pid())

@@ -82,6 +82,7 @@ impl Machine {
             preserve_fds: 0,
             no_pivot: false,
             keyring: Keyring::New,
+            at_once: false,
             timeline: &mut Timeline::begin(),
         })?;
         workload.recorded()?;

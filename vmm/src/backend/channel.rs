@@ -35,8 +35,10 @@ pub struct Stamps {
     pub entered: MonotonicNs,
     /// The first instruction of the guest's init.
     pub init: MonotonicNs,
-    /// The guest said that it is ready.
+    /// Everything for the container's process was in place.
     pub ready: MonotonicNs,
+    /// The program was executed, where it is at once.
+    pub executed: Option<MonotonicNs>,
 }
 
 /// From the creator to the machine's process: the one step that it may take now.

@@ -16,7 +16,7 @@ use rkvm_linux::namespaces::Namespaces;
 use rkvm_linux::seccomp::Filter;
 use rkvm_linux::sys::spawn::{self, Parent, Side};
 use rkvm_linux::wait::end_of;
-use rkvm_oci::timeline::Phase;
+use rkvm_oci::timeline::{MonotonicNs, Phase};
 use rkvm_oci::{CreateRequest, Error, Link, Result, Rootfs, Stdio, Timeline, hooks};
 
 use super::channel::{Channel, Go, Report};
@@ -50,6 +50,8 @@ pub struct Created {
     pub machine: Option<OwnedFd>,
     /// The conversation with it: it ends with it until the machine is recorded.
     pub channel: Channel,
+    /// When its program was executed, if it has been.
+    pub executed: Option<MonotonicNs>,
 }
 
 /// A mount for the share, whose ids may have to be mapped once the user namespace has its mappings.
@@ -84,7 +86,8 @@ impl Descriptors {
 /// # Errors
 /// Anything that keeps it from being made; then nothing of it is left behind.
 pub fn create(request: CreateRequest<'_>) -> Result<Created> {
-    let CreateRequest { id, bundle, rootfs, link, state_dir, stdio, preserve_fds, timeline, .. } = request;
+    let CreateRequest { id, bundle, rootfs, link, state_dir, stdio, preserve_fds, at_once, timeline, .. } =
+        request;
     if preserve_fds > 0 {
         return Err(Error::unsupported(
             "--preserve-fds and socket activation",
@@ -146,6 +149,8 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
         control: descriptors.add(socket::listen(state_dir, socket::CONTROL)?),
         oom_kills: descriptors.add(oom::create(state_dir)?),
         terminal: console.is_some(),
+        // A program with a terminal is started with its size.
+        at_once: at_once && console.is_none(),
         boot_timeout_ms: artifacts::boot_timeout(&annotations)?.as_millis() as u64,
         setup,
     };
@@ -177,7 +182,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
     };
     let spawned = spawn(cell, &cgroup, theirs);
     let mut created = match spawned {
-        Ok((pid, process)) => Created { pid, process, cgroup, size, machine: None, channel },
+        Ok((pid, process)) => Created { pid, process, cgroup, size, machine: None, channel, executed: None },
         Err(error) => {
             // The first error is the one that tells.
             let _ = cgroup.remove();
@@ -404,6 +409,7 @@ fn bring_up(
                 timeline.mark_at(Phase::Sandbox, stamps.entered);
                 timeline.mark_at(Phase::Boot, stamps.init);
                 timeline.mark_at(Phase::Process, stamps.ready);
+                created.executed = stamps.executed;
                 return Ok(());
             }
             Some(Report::Failed(failure)) => return Err(failure.into()),

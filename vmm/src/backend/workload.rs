@@ -14,7 +14,7 @@ use rkvm_linux::wait::wait_for;
 use rkvm_oci::process::ProcessInfo;
 use rkvm_oci::runtime::process_start;
 use rkvm_oci::stats::Stats;
-use rkvm_oci::timeline::Phase;
+use rkvm_oci::timeline::{MonotonicNs, Phase};
 use rkvm_oci::{
     Error, ExecProcess, ExecRequest, ExitStatus, KillScope, Record, Result, Signal, Status, Timeline,
     Workload,
@@ -41,6 +41,9 @@ pub struct Stored {
     pub cgroup: Cgroup,
     /// How large the machine is.
     pub size: Size,
+    /// When its program was executed, where that was before anybody asked for it.
+    #[serde(default)]
+    pub executed: Option<MonotonicNs>,
 }
 
 /// A microVM.
@@ -54,6 +57,7 @@ pub struct Vm {
     stored: Stored,
     /// The conversation with a process that is not recorded yet.
     channel: Option<Channel>,
+
     /// KVM's descriptor of the machine, where this process has made it; see [`ENDED`].
     machine: Option<OwnedFd>,
 }
@@ -84,7 +88,7 @@ impl Vm {
             state_dir: state_dir.to_owned(),
             pid: created.pid,
             process: Some(created.process),
-            stored: Stored { cgroup: created.cgroup, size: created.size },
+            stored: Stored { cgroup: created.cgroup, size: created.size, executed: created.executed },
             channel: Some(created.channel),
             machine: created.machine,
         }
@@ -184,7 +188,7 @@ impl Workload for Vm {
 
     fn start(&mut self, timeline: &mut Timeline) -> Result<()> {
         self.command(Command::Start, START_LIMIT)?;
-        timeline.mark(Phase::Exec);
+        timeline.mark_at(Phase::Exec, self.stored.executed.unwrap_or_else(MonotonicNs::now));
         Ok(())
     }
 

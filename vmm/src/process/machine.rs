@@ -31,6 +31,8 @@ pub(super) struct Parts {
     pub oom_kills: File,
     /// Whether the streams 0, 1 and 2 are one terminal.
     pub terminal: bool,
+    /// Whether the program is executed as soon as it can be.
+    pub at_once: bool,
     /// How long the guest may take to become ready.
     pub boot_limit: Duration,
     /// What the guest is told.
@@ -94,6 +96,7 @@ pub(super) fn start(plan: Plan) -> Result<(Microvm, Parts)> {
         control,
         oom_kills: File::from(descriptor(plan.oom_kills)?),
         terminal: plan.terminal,
+        at_once: plan.at_once,
         boot_limit: Duration::from_millis(plan.boot_timeout_ms),
         setup: plan.setup,
     };

@@ -25,6 +25,8 @@ use crate::{End, Microvm};
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 /// How long the last bytes of a machine that has ended may take through the host's side of its sockets.
 const LAST_WORDS_LIMIT: Duration = Duration::from_millis(200);
+/// How long the creator may take to ask for the start of a process that has ended already.
+const ASK_LIMIT: Duration = Duration::from_secs(60);
 /// Lines of the guest's console that an error shows.
 const CONSOLE_LINES: usize = 12;
 
@@ -50,6 +52,10 @@ pub(super) struct Session {
     oom_kills: File,
     setup: Option<GuestSetup>,
     boot_limit: Duration,
+    /// The program is executed as soon as it can be, without being asked to.
+    at_once: bool,
+    /// The creator has asked for the start.
+    asked: bool,
     /// Who waits for the start.
     starter: Option<u64>,
     /// The machine has ended, and how its process ended is known.
@@ -97,6 +103,8 @@ impl Session {
             oom_kills: parts.oom_kills,
             setup: Some(parts.setup),
             boot_limit: parts.boot_limit,
+            at_once: parts.at_once,
+            asked: false,
             starter: None,
             over: false,
             deadline: None,
@@ -138,6 +146,9 @@ impl Session {
         // It is there when the guest looks for it: a guest of another version says so first, and then fails to understand it.
         if let (Stage::Created(connection), Some(setup)) = (&mut self.stage, self.setup.take()) {
             connection.send(&ToGuest::Setup(Box::new(setup)));
+            if self.at_once {
+                connection.send(&ToGuest::Start);
+            }
             connection.flush().map_err(guest)?;
         }
         match self.hear(creator, deadline)? {
@@ -157,6 +168,11 @@ impl Session {
             ToHost::Failed(failure) => return Err((*failure).into()),
             _ => return Err(guest(rkvm_guest_protocol::host::Error::Unexpected)),
         }
+        if self.at_once
+            && let Stage::Created(connection) = std::mem::replace(&mut self.stage, Stage::Nothing)
+        {
+            self.relay(connection)?;
+        }
         self.report(creator)
     }
 
@@ -166,12 +182,13 @@ impl Session {
         rkvm_oci::timeline::delay(rkvm_oci::timeline::Phase::Process);
         let now = MonotonicNs::now();
         let entered = events.entered().unwrap_or(now);
-        let init = events
-            .markers()
-            .iter()
-            .find(|marker| marker.value == marker::INIT)
-            .map_or(entered, |there| there.at);
-        let stamps = Stamps { entered, init, ready: now };
+        let markers = events.markers();
+        let at = |value: u8| markers.iter().find(|marker| marker.value == value).map(|marker| marker.at);
+        let init = at(marker::INIT).unwrap_or(entered);
+        // The guest says both at once where it does not wait in between.
+        let ready = at(marker::READY).filter(|_| self.at_once).unwrap_or(now);
+        let executed = at(marker::EXEC).filter(|_| self.at_once);
+        let stamps = Stamps { entered, init, ready, executed };
         if let Some(channel) = &creator.channel {
             channel
                 .send(&Report::Ready { stamps, machine: self.machine.descriptor() })
@@ -337,7 +354,13 @@ impl Session {
     /// How the process has ended, if it has.
     fn outcome(&mut self) -> Result<Option<ExitStatus>> {
         let Stage::Started(relay) = &self.stage else { return Ok(None) };
-        match relay.ended().cloned() {
+        let ended = relay.ended().cloned();
+        if ended.is_some() && !self.asked {
+            // It ended before the creator could ask for its start, which must find somebody who answers.
+            self.deadline.get_or_insert_with(|| Instant::now() + ASK_LIMIT);
+            return Ok(None);
+        }
+        match ended {
             None => Ok(None),
             Some(Ended::Process(status)) => {
                 if relay.oom_kills() > 0 {
@@ -363,7 +386,14 @@ impl Session {
             Command::Start => match std::mem::replace(&mut self.stage, Stage::Nothing) {
                 Stage::Created(connection) => {
                     self.starter = Some(asked.client);
+                    self.asked = true;
                     self.begin(connection)?;
+                    return Ok(None);
+                }
+                started @ Stage::Started(_) if !self.asked => {
+                    self.starter = Some(asked.client);
+                    self.asked = true;
+                    self.stage = started;
                     return Ok(None);
                 }
                 other => {
@@ -396,8 +426,16 @@ impl Session {
             connection.send(&ToGuest::Resize(size));
         }
         connection.flush().map_err(guest)?;
+        self.relay(connection)
+    }
+
+    /// Passes on from now on what the process and whoever is at its streams have for each other.
+    fn relay(&mut self, connection: Connection) -> Result<()> {
         let Some(streams) = self.streams.take() else { return Ok(()) };
-        self.stage = Stage::Started(Relay::new(connection, streams).map_err(guest)?);
+        let mut relay = Relay::new(connection, streams).map_err(guest)?;
+        // What came together with the message before has been read: no descriptor speaks of it any more.
+        relay.handle(Slot::Guest).map_err(guest)?;
+        self.stage = Stage::Started(relay);
         Ok(())
     }
 
