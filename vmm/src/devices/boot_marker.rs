@@ -25,10 +25,21 @@ impl BootMarker {
     /// Stamps `value`; 255 powers the machine off.
     pub fn write(&self, value: u8) -> Option<End> {
         #[cfg(debug_assertions)]
-        if value == rkvm_guest_protocol::marker::INIT {
-            rkvm_oci::timeline::delay(rkvm_oci::timeline::Phase::Boot);
-        }
+        delay(value);
         self.events.mark(value);
         (value == POWER_OFF).then_some(End::PowerOff)
+    }
+}
+
+/// The phase that `value` ends takes longer in a test that says so.
+#[cfg(debug_assertions)]
+fn delay(value: u8) {
+    use rkvm_guest_protocol::marker;
+    use rkvm_oci::timeline::{Phase, delay};
+    match value {
+        marker::INIT => delay(Phase::Boot),
+        marker::READY => delay(Phase::Process),
+        marker::EXEC => delay(Phase::Exec),
+        _ => {}
     }
 }

@@ -178,8 +178,6 @@ impl Session {
 
     fn report(&self, creator: &mut Creator) -> Result<()> {
         let events = self.machine.events();
-        #[cfg(debug_assertions)]
-        rkvm_oci::timeline::delay(rkvm_oci::timeline::Phase::Process);
         let now = MonotonicNs::now();
         let entered = events.entered().unwrap_or(now);
         let markers = events.markers();
