@@ -381,24 +381,18 @@ impl Session {
 
     fn obey(&mut self, asked: Asked) -> Result<Option<ExitStatus>> {
         let result = match asked.command {
-            Command::Start => match std::mem::replace(&mut self.stage, Stage::Nothing) {
-                Stage::Created(connection) => {
-                    self.starter = Some(asked.client);
-                    self.asked = true;
-                    self.begin(connection)?;
-                    return Ok(None);
+            Command::Start if self.asked => {
+                Err(Error::failed("start", "the container", "it has been started already"))
+            }
+            Command::Start => {
+                self.asked = true;
+                self.starter = Some(asked.client);
+                match std::mem::replace(&mut self.stage, Stage::Nothing) {
+                    Stage::Created(connection) => self.begin(connection)?,
+                    other => self.stage = other,
                 }
-                started @ Stage::Started(_) if !self.asked => {
-                    self.starter = Some(asked.client);
-                    self.asked = true;
-                    self.stage = started;
-                    return Ok(None);
-                }
-                other => {
-                    self.stage = other;
-                    Err(Error::failed("start", "the container", "it has been started already"))
-                }
-            },
+                return Ok(None);
+            }
             Command::Signal { signal, all } => {
                 let scope = if all { KillScope::All } else { KillScope::Init };
                 let status = self.signal(signal, scope)?;
@@ -430,10 +424,7 @@ impl Session {
     /// Passes on from now on what the process and whoever is at its streams have for each other.
     fn relay(&mut self, connection: Connection) -> Result<()> {
         let Some(streams) = self.streams.take() else { return Ok(()) };
-        let mut relay = Relay::new(connection, streams).map_err(guest)?;
-        // What came together with the message before has been read: no descriptor speaks of it any more.
-        relay.handle(Slot::Guest).map_err(guest)?;
-        self.stage = Stage::Started(relay);
+        self.stage = Stage::Started(Relay::new(connection, streams).map_err(guest)?);
         Ok(())
     }
 

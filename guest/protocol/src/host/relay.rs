@@ -105,10 +105,11 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Takes over a connection whose process has been asked for ([`ToGuest::Start`] or [`ToGuest::Exec`]).
+    /// Takes over a connection whose process has been asked for ([`ToGuest::Start`] or [`ToGuest::Exec`]), with what has been received
+    /// already: no descriptor speaks of that any more.
     ///
     /// # Errors
-    /// A terminal's descriptor cannot be duplicated.
+    /// A terminal's descriptor cannot be duplicated, or the guest does not keep to the protocol.
     pub fn new(connection: Connection, streams: Streams) -> Result<Self> {
         let (input, output, errors) = match streams {
             Streams::Files { stdin, stdout, stderr } => (stdin, stdout, Some(stderr)),
@@ -119,7 +120,7 @@ impl Relay {
                 (terminal, both, None)
             }
         };
-        Ok(Self {
+        let mut relay = Self {
             connection,
             input: Some(input.into()),
             output: Output::new(Some(output.into())),
@@ -128,7 +129,9 @@ impl Relay {
             started: None,
             oom_kills: 0,
             ended: None,
-        })
+        };
+        relay.take_received()?;
+        Ok(relay)
     }
 
     /// The process's id inside, once it has been executed.
@@ -205,12 +208,15 @@ impl Relay {
     fn hear_guest(&mut self) -> Result<()> {
         self.connection.flush()?;
         let received = self.connection.receive()?;
-        while self.ended.is_none() {
-            match self.connection.next_message()? {
-                Some(message) => self.obey(message)?,
-                None if received == Received::End => return Err(Error::Closed),
-                None => break,
-            }
+        self.take_received()?;
+        if received == Received::End && self.ended.is_none() { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    fn take_received(&mut self) -> Result<()> {
+        while self.ended.is_none()
+            && let Some(message) = self.connection.next_message()?
+        {
+            self.obey(message)?;
         }
         Ok(())
     }

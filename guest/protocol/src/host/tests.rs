@@ -26,6 +26,18 @@ fn relay() -> (Relay, UnixStream, UnixStream, UnixStream) {
 }
 
 #[test]
+fn a_relay_begins_with_what_the_guest_has_said_already() {
+    let (mut connection, mut guest) = pair();
+    let together = [ToHost::Ready, ToHost::Started { pid: 7 }].map(|message| message.encode()).concat();
+    guest.write_all(&together).unwrap();
+    assert!(matches!(connection.arrived(), Ok(Some(ToHost::Ready))));
+    let null = || std::fs::File::options().read(true).write(true).open("/dev/null").unwrap().into();
+    let streams = Streams::Files { stdin: null(), stdout: null(), stderr: null() };
+    // Nothing is left to be read, so that no `poll` would tell of it.
+    assert_eq!(Relay::new(connection, streams).unwrap().started(), Some(7));
+}
+
+#[test]
 fn a_guest_that_says_nothing_closes_or_is_of_another_build_is_told_apart() {
     let (mut connection, _guest) = pair();
     assert!(matches!(connection.greet(SHORT), Err(Error::TimedOut(limit)) if limit == SHORT));
