@@ -270,15 +270,7 @@ fn prepare(context: &mut Context<'_>, channel: &mut Channel) -> Result<Program> 
     }
     plan.privileged()?;
     let first = 3 + context.preserve_fds as i32;
-    let left = Leftovers::new();
-    let error = failed("close the descriptors of");
-    let placed =
-        channel.change(&mut |fd| fs::copy_above(fd, first + 1).map_err(&error), &left).and_then(|()| {
-            channel.change(&mut |fd| fs::dup_to_cloexec(fd, first).map(Some).map_err(&error), &left)
-        });
-    left.forget();
-    placed?;
-    fs::close_from((first + 1) as u32).map_err(failed("close the descriptors of"))?;
+    Leftovers::new().keep_only(first, 1, &mut |change, left| channel.change(change, left))?;
     let late = plan.no_new_privileges();
     if let Some(filter) = context.filter.as_ref().filter(|_| !late) {
         init::load(filter, channel)?;

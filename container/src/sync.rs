@@ -8,7 +8,7 @@ use rkvm_oci::failure::Failure;
 use rkvm_oci::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::init::leftovers::Leftovers;
+use crate::init::leftovers::{Change, Leftovers};
 
 /// From the runtime to the process: the one step that it may take now. They come in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,11 +64,7 @@ impl Channel {
     ///
     /// # Errors
     /// Those of `change`.
-    pub fn change(
-        &mut self,
-        change: &mut dyn FnMut(BorrowedFd<'_>) -> Result<Option<OwnedFd>>,
-        left: &Leftovers,
-    ) -> Result<()> {
+    pub fn change(&mut self, change: &mut Change<'_>, left: &Leftovers) -> Result<()> {
         if let Some(other) = change(self.0.as_fd())? {
             left.add(std::mem::replace(&mut self.0, other));
         }

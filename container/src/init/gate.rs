@@ -6,7 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ use rkvm_oci::{Error, Result};
 
 use rkvm_oci::failure::Failure;
 
-use super::leftovers::Leftovers;
+use super::leftovers::{Change, Leftovers};
 
 const START: &str = "start.fifo";
 const RESULT: &str = "exec.fifo";
@@ -56,11 +56,7 @@ impl Gate {
     ///
     /// # Errors
     /// Those of `change`.
-    pub fn change(
-        &mut self,
-        change: &mut dyn FnMut(BorrowedFd<'_>) -> Result<Option<OwnedFd>>,
-        left: &Leftovers,
-    ) -> Result<()> {
+    pub fn change(&mut self, change: &mut Change<'_>, left: &Leftovers) -> Result<()> {
         for file in [&mut self.start, &mut self.result] {
             if let Some(other) = change(file.as_fd())? {
                 left.add(std::mem::replace(file, other.into()).into());

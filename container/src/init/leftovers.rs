@@ -4,9 +4,13 @@
 //! hardware virtualization, where this code runs too.
 
 use std::cell::RefCell;
-use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 
-use rkvm_linux::sys::process;
+use rkvm_linux::sys::{fs, process};
+use rkvm_oci::{Error, Result};
+
+/// Gives another descriptor in the place of one; `None` when that stays.
+pub type Change<'a> = dyn FnMut(BorrowedFd<'_>) -> Result<Option<OwnedFd>> + 'a;
 
 /// The highest number that is kept: enough for the mounts of any image, far from the usual limit of 1024.
 const LAST: u64 = 255;
@@ -32,11 +36,32 @@ impl Leftovers {
         }
     }
 
-    /// Forgets them: the caller closes every descriptor with [`rkvm_linux::sys::fs::close_from`] next.
-    pub fn forget(self) {
+    /// Closes every descriptor but those below `first` and the `count` that `holders` holds, which become `first` and up.
+    ///
+    /// # Errors
+    /// No descriptor is free, or a kernel before 5.9.
+    pub fn keep_only(
+        self,
+        first: i32,
+        count: i32,
+        holders: &mut dyn FnMut(&mut Change<'_>, &Self) -> Result<()>,
+    ) -> Result<()> {
+        let error = |source| Error::failed("close", "the runtime's descriptors", source);
+        let end = first + count;
+        let mut next = first;
+        let mut above = |fd: BorrowedFd<'_>| fs::copy_above(fd, end).map_err(error);
+        let mut place = |fd: BorrowedFd<'_>| {
+            next += 1;
+            fs::dup_to_cloexec(fd, next - 1).map(Some).map_err(error)
+        };
+        // Out of the way first, so that none is overwritten by another on its way down.
+        let placed = holders(&mut above, &self).and_then(|()| holders(&mut place, &self));
+        // Their numbers may have new owners by now, also when not all have been placed.
         for fd in self.kept.into_inner() {
             let _ = fd.into_raw_fd();
         }
+        placed?;
+        fs::close_from(end as u32).map_err(error)
     }
 }
 

@@ -270,11 +270,10 @@ fn enter_cgroup(context: &mut Context<'_>) -> Result<()> {
 
 fn file_systems(context: &mut Context<'_>, channel: &Channel, left: &Leftovers) -> Result<()> {
     let namespaces = context.namespaces;
-    let root = match context.root.take() {
+    let opened = match context.root.take() {
         Some(root) => root,
         None => root::open(context.rootfs)?,
     };
-    let opened = root;
     let root = opened.as_fd();
     let path = has_hooks_inside(context.spec).then_some(context.rootfs);
     root::attach(root, path)?;
@@ -391,26 +390,11 @@ fn run_hooks(context: &Context<'_>, channel: &Channel) -> Result<()> {
 /// Closes every descriptor but the streams, those that the program is to inherit, and the three that are needed up to execve. Not
 /// only on execve: the lock on the state folder is among them, and the process may wait for `start` for long.
 fn keep_only(context: &mut Context<'_>, channel: &mut Channel, left: Leftovers) -> Result<()> {
-    let error = |source| Error::failed("close", "the runtime's descriptors", source);
     let first = 3 + context.preserve_fds as i32;
-    let kept = 3;
-    let mut next = first;
-    // Out of the way first, so that none is overwritten by another on its way down.
-    let mut above = |fd: BorrowedFd<'_>| fs::copy_above(fd, first + kept).map_err(error);
-    let mut place = |fd: BorrowedFd<'_>| {
-        next += 1;
-        fs::dup_to_cloexec(fd, next - 1).map(Some).map_err(error)
-    };
-    let placed = context
-        .gate
-        .change(&mut above, &left)
-        .and_then(|()| channel.change(&mut above, &left))
-        .and_then(|()| context.gate.change(&mut place, &left))
-        .and_then(|()| channel.change(&mut place, &left));
-    // Their numbers may have new owners by now, also when not all have been placed.
-    left.forget();
-    placed?;
-    fs::close_from((first + kept) as u32).map_err(error)
+    left.keep_only(first, 3, &mut |change, left| {
+        context.gate.change(change, left)?;
+        channel.change(change, left)
+    })
 }
 
 /// Puts the process's streams in place.
