@@ -65,8 +65,8 @@ pub fn build(host: &Host, config: VmConfig) -> Result<Microvm> {
     }
 
     let info = kernel::inspect(&config.kernel)?;
-    if let (Some(ahead), Some(end)) = (&ahead, kernel::end(&info, &config.kernel)) {
-        ahead.begin(memory, end);
+    if let (Some(ahead), Some(end)) = (&ahead, info.end) {
+        ahead.begin(end);
     }
     let kernel = kernel::load(memory, &info, &config.kernel, config.protocol, kind, config.memory_mib)?;
     let initrd = match &config.initrd {

@@ -194,7 +194,6 @@ fn kernel(input: &[u8]) {
     KERNEL_MEMORY.with(|memory| {
         for kind in [KvmKind::Pvm, KvmKind::Hardware(crate::host::Vendor::Intel)] {
             if let Ok(info) = kernel::inspect(&image) {
-                let _ = kernel::end(&info, &image);
                 let _ = kernel::load(memory, &info, &image, protocol, kind, KERNEL_MEMORY_MIB);
             }
         }

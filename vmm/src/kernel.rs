@@ -9,13 +9,13 @@ use std::os::unix::fs::FileExt;
 use linux_loader::loader::bootparam::setup_header;
 use linux_loader::loader::elf::PvhBootCapability;
 use linux_loader::loader::{BzImage, Elf, KernelLoader};
-use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{Bytes, GuestAddress};
 
 use crate::arch::x86_64::layout;
 use crate::config::{Image, Protocol};
 use crate::error::{Error, Result};
 use crate::host::KvmKind;
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, low_end};
 
 /// Our kernels' marks: the build salt, a note in the ELF file (guest/kernel/config).
 const SALT_PVM: &str = "rkvm-pvm";
@@ -64,6 +64,8 @@ pub struct KernelInfo {
     /// Its version as `uname -r` shows it, where the file says so at no cost (a bzImage).
     pub version: Option<String>,
     is_linux: bool,
+    /// First address behind an ELF file in memory; a boot image unpacks itself.
+    pub(crate) end: Option<u64>,
 }
 
 /// Where a vCPU begins.
@@ -109,12 +111,13 @@ pub fn inspect(image: &Image) -> Result<KernelInfo> {
     start.truncate(length);
     if start.starts_with(b"\x7fELF") {
         let notes = elf_file::notes(&image.file, &start).map_err(read)?.map_err(not)?;
+        let end = elf_file::end(&image.file, &start).map_err(read)?;
         let fit = match notes.salt.as_deref() {
             Some(SALT_PVM) => Fit::Pvm,
             Some(SALT_PLAIN) => Fit::Hardware,
             _ => Fit::Unknown,
         };
-        return Ok(KernelInfo { form: Form::Elf, fit, version: None, is_linux: notes.linux });
+        return Ok(KernelInfo { form: Form::Elf, fit, version: None, is_linux: notes.linux, end: Some(end) });
     }
     if start.get(MAGIC_AT..MAGIC_AT + 4) == Some(b"HdrS") {
         let pointer = u16::from_le_bytes([start[VERSION_POINTER_AT], start[VERSION_POINTER_AT + 1]]);
@@ -122,7 +125,13 @@ pub fn inspect(image: &Image) -> Result<KernelInfo> {
         let length = read_some(&image.file, &mut text, 0x200 + u64::from(pointer)).map_err(read)?;
         let version = (pointer != 0).then(|| first_word(&text[..length]));
         // Its decompressor alone takes minutes in the emulator, whatever kernel is inside.
-        return Ok(KernelInfo { form: Form::BzImage, fit: Fit::Hardware, version, is_linux: true });
+        return Ok(KernelInfo {
+            form: Form::BzImage,
+            fit: Fit::Hardware,
+            version,
+            is_linux: true,
+            end: None,
+        });
     }
     Err(not(match start.as_slice() {
         [] => "it is empty",
@@ -131,14 +140,6 @@ pub fn inspect(image: &Image) -> Result<KernelInfo> {
         [0xfd, b'7', b'z', b'X', b'Z', ..] => "it is compressed with xz: unpack it",
         _ => "it is neither an ELF file nor a bzImage",
     }))
-}
-
-/// First address behind an ELF kernel in memory; `None` for a boot image, which unpacks itself.
-pub(crate) fn end(info: &KernelInfo, image: &Image) -> Option<u64> {
-    match info.form {
-        Form::Elf => elf_file::end(&image.file).ok(),
-        Form::BzImage => None,
-    }
 }
 
 /// Checks what a kernel says of itself against the host.
@@ -172,7 +173,7 @@ pub(crate) fn load(
     let bytes =
         image.file.metadata().map_err(|source| Error::Read { path: image.name.clone(), source })?.len();
     let loaded = match info.form {
-        Form::Elf => load_elf(memory, image, protocol, info.is_linux)?,
+        Form::Elf => load_elf(memory, image, protocol, info)?,
         Form::BzImage => load_bzimage(memory, image, protocol)?,
     };
     let low_end = low_end(memory);
@@ -191,9 +192,8 @@ pub(crate) fn load(
     Ok(loaded)
 }
 
-fn load_elf(memory: &GuestMemory, image: &Image, protocol: Protocol, is_linux: bool) -> Result<Loaded> {
-    let end =
-        elf_file::end(&image.file).map_err(|source| Error::Read { path: image.name.clone(), source })?;
+fn load_elf(memory: &GuestMemory, image: &Image, protocol: Protocol, info: &KernelInfo) -> Result<Loaded> {
+    let end = info.end.unwrap_or(0);
     let initrd_max = low_end(memory) - 1;
     if end > initrd_max {
         // Told by the caller, which knows how much memory there is; nothing to load.
@@ -209,7 +209,7 @@ fn load_elf(memory: &GuestMemory, image: &Image, protocol: Protocol, is_linux: b
     let linux = Entry::Linux(loaded.kernel_load.0);
     let entry = match protocol {
         Protocol::Linux => linux,
-        Protocol::Detect if is_linux => linux,
+        Protocol::Detect if info.is_linux => linux,
         Protocol::Detect => pvh.unwrap_or(linux),
         Protocol::Pvh => pvh.ok_or_else(|| Error::NotAKernel {
             path: image.name.clone(),
@@ -243,11 +243,6 @@ fn load_bzimage(memory: &GuestMemory, image: &Image, protocol: Protocol) -> Resu
         end: loaded.kernel_end.max(unpacked),
         initrd_max: u64::from(header.initrd_addr_max).min(low_end(memory) - 1),
     })
-}
-
-/// End of the memory below the gap for devices.
-fn low_end(memory: &GuestMemory) -> u64 {
-    memory.iter().next().map_or(1, |region| region.last_addr().raw_value() + 1)
 }
 
 /// The version in Linux's banner, searched in the image's memory up to `end`.

@@ -3,7 +3,7 @@
 use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, VmFd};
 use vm_memory::{
-    GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+    Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
     MemoryRegionAddress,
 };
 
@@ -14,6 +14,11 @@ use crate::virtio::window::Windows;
 
 /// The guest's RAM as devices use it.
 pub type GuestMemory = GuestMemoryMmap<()>;
+
+/// End of the memory below the gap for devices.
+pub(crate) fn low_end(memory: &GuestMemory) -> u64 {
+    memory.iter().next().map_or(1, |region| region.last_addr().raw_value() + 1)
+}
 
 /// Owner of the guest's RAM: gives its pages back when it is dropped. The addresses stay reserved, because a device may still hold
 /// a [`GuestMemory`]; a process that runs one machine ends with it anyway.

@@ -108,11 +108,9 @@ fn read_notes(mut bytes: &[u8], found: &mut Notes) {
     }
 }
 
-/// First address behind what the file asks to be loaded, zeroed parts included.
-pub(super) fn end(file: &File) -> io::Result<u64> {
-    let mut header = [0; HEADER_BYTES];
-    let length = read_some(file, &mut header, 0)?;
-    let loaded = segments(file, &header[..length])?;
+/// First address behind what the ELF file that begins with `header` asks to be loaded, zeroed parts included.
+pub(super) fn end(file: &File, header: &[u8]) -> io::Result<u64> {
+    let loaded = segments(file, header)?;
     let ends = loaded.iter().filter(|segment| segment.kind == LOAD);
     Ok(ends.map(|segment| segment.address.saturating_add(segment.memory_bytes)).max().unwrap_or(0))
 }

@@ -11,9 +11,9 @@ use std::thread::{self, JoinHandle};
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::unistd::{Pid, gettid};
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::GuestAddress;
 
-use super::{GuestMemory, sys};
+use super::{GuestMemory, low_end, sys};
 
 const PAGE: u64 = sys::HUGE_PAGE as u64;
 /// The thread calls a function that calls the kernel.
@@ -32,7 +32,8 @@ pub struct Ahead {
 
 #[derive(Debug)]
 struct Worker {
-    go: Sender<Vec<u64>>,
+    /// Takes the end of the kernel.
+    go: Sender<u64>,
     thread: JoinHandle<()>,
     /// Its id, once it runs.
     id: Arc<AtomicI32>,
@@ -51,11 +52,10 @@ impl Ahead {
     }
 
     /// Takes what a kernel that ends at `end` will touch.
-    pub fn begin(&self, memory: &GuestMemory, end: u64) {
-        let low = memory.iter().next().map_or(0, |region| region.len());
+    pub fn begin(&self, end: u64) {
         if let Some(worker) = &self.worker {
             // It has ended only if it could not run.
-            let _ = worker.go.send(pages(low, end));
+            let _ = worker.go.send(end);
         }
     }
 }
@@ -90,22 +90,22 @@ fn start(
     anywhere: CpuSet,
     elsewhere: CpuSet,
 ) -> std::io::Result<Worker> {
-    let (go, pages) = channel();
+    let (go, end) = channel();
     let (enough, id) = (Arc::clone(enough), Arc::new(AtomicI32::new(0)));
     let told = Arc::clone(&id);
     let run = move || {
         // Never on the processor of the thread that it is to help.
         let _ = sched_setaffinity(Pid::from_raw(0), &elsewhere);
         told.store(gettid().as_raw(), Ordering::Relaxed);
-        take(&memory, &pages, &enough);
+        take(&memory, &end, &enough);
     };
     let thread = thread::Builder::new().stack_size(STACK).spawn(run)?;
     Ok(Worker { go, thread, id, anywhere })
 }
 
-fn take(memory: &GuestMemory, wanted: &Receiver<Vec<u64>>, enough: &AtomicBool) {
-    let Ok(pages) = wanted.recv() else { return };
-    for page in pages {
+fn take(memory: &GuestMemory, end: &Receiver<u64>, enough: &AtomicBool) {
+    let Ok(end) = end.recv() else { return };
+    for page in pages(low_end(memory), end) {
         if enough.load(Ordering::Relaxed) {
             return;
         }
