@@ -226,15 +226,43 @@ pub struct Boot {
     pub initrd: Option<PathBuf>,
     /// Appended to the kernel's command line.
     pub cmdline: Option<String>,
+    /// When the machine begins with a template.
+    #[serde(default)]
+    pub template: Option<Template>,
+}
+
+/// When a machine begins where another one of its shape had booted to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Template {
+    /// When there is one; otherwise the machine becomes one.
+    Auto,
+    /// Never: it boots.
+    Never,
+}
+
+impl std::fmt::Display for Template {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Never => "never",
+        })
+    }
 }
 
 impl Boot {
     /// The annotations of config.json that say the same.
     pub fn annotations(&self) -> impl Iterator<Item = (String, String)> {
         let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
-        [("kernel", path(&self.kernel)), ("initrd", path(&self.initrd)), ("cmdline", self.cmdline.clone())]
-            .into_iter()
-            .filter_map(|(name, value)| Some((format!("io.rkvm.vm.{name}"), value?)))
+        let template = self.template.map(|template| template.to_string());
+        [
+            ("kernel", path(&self.kernel)),
+            ("initrd", path(&self.initrd)),
+            ("cmdline", self.cmdline.clone()),
+            ("template", template),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((format!("io.rkvm.vm.{name}"), value?)))
     }
 }
 

@@ -44,10 +44,35 @@ pub struct Workload {
     pub flags: Vec<String>,
 }
 
+/// A way to start a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Way {
+    /// How containers are kept apart.
+    pub isolation: Isolation,
+    /// Whether a microVM boots; otherwise it goes on from a template, if there is one.
+    pub boots: bool,
+}
+
+impl Way {
+    /// The usual one.
+    pub fn of(isolation: Isolation) -> Self {
+        Self { isolation, boots: false }
+    }
+
+    /// What reports call it.
+    pub fn id(self) -> &'static str {
+        match (self.isolation, self.boots) {
+            (Isolation::Container, _) => "container",
+            (Isolation::Vm, false) => "vm",
+            (Isolation::Vm, true) => "vm-boot",
+        }
+    }
+}
+
 /// `rkvm run --isolation=...`.
 pub struct Rkvm {
     subject: Subject,
-    isolation: Isolation,
+    way: Way,
     program: PathBuf,
     root: Option<PathBuf>,
     monitors: PathBuf,
@@ -60,8 +85,8 @@ pub struct Rkvm {
 
 /// What an [`Rkvm`] is made from.
 pub struct Setup {
-    /// How containers are kept apart.
-    pub isolation: Isolation,
+    /// How it is started.
+    pub way: Way,
     /// The rkvm binary.
     pub program: PathBuf,
     /// `RKVM_ROOT`; `None`: the default folders.
@@ -79,21 +104,20 @@ pub struct Setup {
 impl Rkvm {
     /// A contestant.
     pub fn new(setup: Setup) -> Self {
-        let Setup { isolation, program, root, monitors, workload, session, lookup } = setup;
-        let (kind, name) = match isolation {
-            Isolation::Container => (SubjectKind::Container, "container"),
-            Isolation::Vm => (SubjectKind::Vm, "vm"),
+        let Setup { way, program, root, monitors, workload, session, lookup } = setup;
+        let kind = match way.isolation {
+            Isolation::Container => SubjectKind::Container,
+            Isolation::Vm => SubjectKind::Vm,
         };
         let subject = Subject {
-            id: name.to_owned(),
+            id: way.id().to_owned(),
             kind,
-            name: format!("rkvm {name}"),
+            name: format!("rkvm {}", way.id()),
             command_line: vec![],
             differences: vec![],
         };
         let others = living(&monitors);
-        let mut rkvm =
-            Self { subject, isolation, program, root, monitors, others, workload, session, lookup };
+        let mut rkvm = Self { subject, way, program, root, monitors, others, workload, session, lookup };
         let example = rkvm.launch(Instance { name: "NAME", slot: 0 }, Mode::Detached);
         rkvm.subject.command_line =
             example.argv.iter().map(|word| word.to_string_lossy().into_owned()).collect();
@@ -121,10 +145,13 @@ impl Contestant for Rkvm {
             Mode::Attached => "--rm".into(),
             Mode::Detached => "-d".into(),
         });
-        let isolation = format!("--isolation={}", self.isolation);
+        let isolation = format!("--isolation={}", self.way.isolation);
         let label = format!("--label={LABEL}={}", self.session);
         let fixed = ["--pull=never", "--timings=json", &isolation, &label, "--name", instance.name];
         argv.extend(fixed.map(OsString::from));
+        if self.way.boots {
+            argv.push("--template=never".into());
+        }
         argv.extend(self.workload.flags.iter().map(OsString::from));
         argv.push((&self.workload.image).into());
         argv.extend(self.workload.command.iter().map(OsString::from));

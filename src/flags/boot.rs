@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use rkvm_engine::record::Boot;
+use rkvm_engine::record::{Boot, Template};
 
 /// See the module.
 #[derive(Debug, clap::Args)]
@@ -17,6 +17,17 @@ pub struct BootFlags {
     /// Append this to the kernel command line of a microVM
     #[arg(long, value_name = "TEXT")]
     cmdline: Option<String>,
+    /// Whether a microVM goes on where another one had booted to [default: auto]
+    #[arg(long, value_name = "auto|never", value_parser = template, hide_possible_values = true)]
+    template: Option<Template>,
+}
+
+fn template(text: &str) -> Result<Template, String> {
+    match text {
+        "auto" => Ok(Template::Auto),
+        "never" => Ok(Template::Never),
+        _ => Err("auto (with a template, if there is one) or never (boot) is possible".to_owned()),
+    }
 }
 
 impl BootFlags {
@@ -32,6 +43,7 @@ impl BootFlags {
             kernel: absolute("--kernel", &self.kernel)?,
             initrd: absolute("--initrd", &self.initrd)?,
             cmdline: self.cmdline.clone(),
+            template: self.template,
         })
     }
 }

@@ -54,6 +54,9 @@ pub struct GuestArgs {
     /// Words to add to the guest kernel's command line
     #[arg(long, value_name = "WORDS")]
     cmdline: Option<String>,
+    /// Whether the machine goes on where another one had booted to: auto (if there is such a template) or never
+    #[arg(long, value_name = "WHEN", value_parser = ["auto", "never"], hide_possible_values = true)]
+    template: Option<String>,
 }
 
 impl GuestArgs {
@@ -71,6 +74,7 @@ impl GuestArgs {
             }
         }
         all.extend(self.cmdline.clone().map(|words| (artifacts::CMDLINE.to_owned(), words)));
+        all.extend(self.template.clone().map(|when| (artifacts::TEMPLATE.to_owned(), when)));
         Ok(all)
     }
 }

@@ -26,6 +26,10 @@ pub const CMDLINE: &str = "io.rkvm.vm.cmdline";
 /// Annotation: seconds that the guest has to become ready, 1 to 3600.
 pub const BOOT_TIMEOUT: &str = "io.rkvm.vm.boot-timeout";
 
+/// Annotation: `auto`, the default, for a machine that begins with a template of its like, or becomes one where there is none; `never` for one
+/// that boots and is not recorded.
+pub const TEMPLATE: &str = "io.rkvm.vm.template";
+
 /// Annotation: file, FIFO or terminal of the host that the guest's console `hvc0` is connected to.
 pub const CONSOLE: &str = "io.rkvm.vm.console";
 
@@ -124,12 +128,17 @@ pub fn boot_timeout(annotations: &HashMap<String, String>) -> Result<Duration> {
     }
 }
 
+/// What `annotations` say that the guest's console is to be connected to.
+pub fn console(annotations: &HashMap<String, String>) -> Option<&String> {
+    annotations.get(CONSOLE)
+}
+
 /// Opens what the guest's console is to be connected to, if `annotations` name something; a file that is not there is made.
 ///
 /// # Errors
 /// It cannot be opened.
 pub fn open_console(annotations: &HashMap<String, String>) -> Result<Option<OwnedFd>> {
-    let Some(path) = annotations.get(CONSOLE) else { return Ok(None) };
+    let Some(path) = console(annotations) else { return Ok(None) };
     let failed = |source| Error::failed(format!("open the console of annotation {CONSOLE},"), path, source);
     let mut options = File::options();
     // Both ways, so that a FIFO without a reader or writer can be opened.

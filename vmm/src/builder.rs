@@ -5,6 +5,7 @@ use std::io::Seek as _;
 use std::sync::{Arc, Mutex};
 
 use kvm_ioctls::{Cap, IoEventAddress, VcpuFd, VmFd};
+use rkvm_guest_protocol::TEMPLATE_WORD;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -15,15 +16,16 @@ use crate::devices::{BootMarker, MmioBus, PortBus, SERIAL_IRQ, SERIAL_PORT, Seri
 use crate::error::{Error, Result};
 use crate::event_loop::EventLoop;
 use crate::events::Events;
-use crate::host::{self, Host};
+use crate::host::{self, Host, KvmKind};
 use crate::kernel::{self, Entry, Finds, Loaded};
 use crate::memory::ahead::Ahead;
 use crate::memory::{self, GuestMemory, Ram, Shown};
+use crate::template::{Filling, Recorder, Template};
 use crate::vcpu::{Control, Counters, Vcpu};
 use crate::virtio::mmio::{ACK_OFFSET, LATER, MmioTransport, NOTIFY_OFFSET};
 use crate::virtio::window::Windows;
 use crate::virtio::{Interrupt, VirtioDevice};
-use crate::vm::{Microvm, Parts};
+use crate::vm::{Begun, Microvm, Parts};
 
 /// Ends the machine at once when the guest's kernel reboots or panics: by a triple fault, there is no firmware to ask.
 const CMDLINE: &str = "reboot=t panic=-1";
@@ -39,11 +41,13 @@ const CMDLINE_ONE_PROCESSOR: &str = "maxcpus=1";
 ///
 /// # Errors
 /// A file does not fit, or KVM refuses a step.
-pub fn build(host: &Host, config: VmConfig) -> Result<Microvm> {
+pub fn build(host: &Host, mut config: VmConfig) -> Result<Microvm> {
     config.validate()?;
     let ram = Ram::map(config.memory_mib, config.huge_pages)?;
-    let ahead = (config.huge_pages == HugePages::Transparent).then(|| Ahead::new(ram.memory()));
-    let vm = host.kvm.create_vm().map_err(Error::kvm("create a VM"))?;
+    let mut ahead = (config.huge_pages == HugePages::Transparent).then(|| Ahead::new(ram.memory()));
+    let template = std::mem::take(&mut config.template);
+    let filling = begin_to_fill(&template, ram.memory(), ahead.as_ref())?;
+    let vm = Arc::new(host.kvm.create_vm().map_err(Error::kvm("create a VM"))?);
     // Memory first: with an interrupt controller in place each region costs a grace period.
     ram.register(&vm)?;
     let registers = Windows::new(config.devices.len())?;
@@ -59,42 +63,22 @@ pub fn build(host: &Host, config: VmConfig) -> Result<Microvm> {
     let kind = host::kind_of(&vcpu_fds[0], &supported);
 
     let event_loop = EventLoop::new()?;
-    let (bus, windows) = attach_devices(&vm, memory, &registers, &event_loop, config.devices)?;
+    let devices = std::mem::take(&mut config.devices);
+    let (bus, windows) = attach_devices(&vm, memory, &registers, &event_loop, devices)?;
     if shown == Shown::Yes && vm.check_extension(Cap::CoalescedMmio) {
         keep_writes(&vm, &windows, &mut vcpu_fds)?;
     }
 
-    let info = kernel::inspect(&config.kernel)?;
-    if let (Some(ahead), Some(end)) = (&ahead, info.end) {
-        ahead.begin(end);
-    }
-    let kernel = kernel::load(memory, &info, &config.kernel, config.protocol, kind, config.memory_mib)?;
-    let initrd = match &config.initrd {
-        Some(image) => Some(load_initrd(memory, image, &kernel, config.memory_mib)?),
-        None => None,
+    let entry = match &filling {
+        None => Some(prepare_boot(&config, &template, memory, ahead.as_ref(), kind, &windows)?),
+        Some(filling) => {
+            filling.work();
+            // The other thread is through as well when it is gone.
+            drop(ahead.take());
+            filling.outcome().map_err(Error::os("read a template's memory"))?;
+            None
+        }
     };
-    let mut cmdline = first_words(config.console, config.processors);
-    match kernel.finds {
-        Finds::Acpi => {
-            let serial = SerialPort { port: SERIAL_PORT, irq: SERIAL_IRQ };
-            let serial = (config.console != Console::Emergency).then_some(serial);
-            acpi::write(memory, config.vcpus, &windows, serial)?;
-        }
-        Finds::MpTable => {
-            for Window { base, irq } in &windows {
-                let _ = write!(cmdline, " virtio_mmio.device=4K@{base:#x}:{irq}");
-            }
-            let mut lines = interrupt_lines(config.console);
-            lines.extend(windows.iter().map(|window| window.irq));
-            mptable::write(memory, config.vcpus, &lines)?;
-        }
-    }
-    let _ = write!(cmdline, " {}", config.cmdline);
-    match kernel.entry {
-        Entry::Linux(_) => boot_params::write(memory, &cmdline, initrd, kernel.header)?,
-        Entry::Pvh(_) => pvh::write(memory, &cmdline, initrd)?,
-    }
-    registers::write_tables(memory)?;
 
     let events = Arc::new(Events::new()?);
     let interrupt = EventFd::new(EFD_NONBLOCK).map_err(Error::os("make an event descriptor"))?;
@@ -111,8 +95,8 @@ pub fn build(host: &Host, config: VmConfig) -> Result<Microvm> {
         fd.set_cpuid2(&cpuid::for_vcpu(&supported, kind, index, config.vcpus))
             .map_err(Error::kvm("set CPUID"))?;
         registers::set_common_state(&fd)?;
-        if index == 0 {
-            registers::set_boot_state(&fd, kernel.entry)?;
+        if let (0, Some(entry)) = (index, entry) {
+            registers::set_boot_state(&fd, entry)?;
         }
         vcpus.push(Vcpu {
             fd,
@@ -121,9 +105,98 @@ pub fn build(host: &Host, config: VmConfig) -> Result<Microvm> {
             counters: Arc::clone(&counters),
             events: Arc::clone(&events),
             control: Arc::clone(&control),
+            recorder: None,
         });
     }
-    Ok(Microvm::new(Parts { vm, ram, registers, event_loop, vcpus, control, events, ports, counters, kind }))
+    let (mut begun, mut recording) = (None, None);
+    match template {
+        Template::None => {}
+        Template::Record => {
+            let (recorder, ours) = Recorder::new(&host.kvm, &vm, memory, &bus, kind)?;
+            (vcpus[0].recorder, recording) = (Some(recorder), Some(ours));
+        }
+        // The other processors have not been started yet.
+        Template::Use(recorded) => {
+            let behind = recorded.give(&vm, &vcpus[0].fd)?;
+            begun = Some(Begun { devices: recorded.into_devices(), behind });
+        }
+    }
+    let parts = Parts {
+        vm,
+        ram,
+        registers,
+        event_loop,
+        vcpus,
+        control,
+        events,
+        ports,
+        counters,
+        kind,
+        begun,
+        recording,
+    };
+    Ok(Microvm::new(parts))
+}
+
+/// Has memory filled from `template`, if the machine begins with one: on another processor from now on, and on this one when there is
+/// nothing else to do.
+fn begin_to_fill(
+    template: &Template,
+    memory: &GuestMemory,
+    ahead: Option<&Ahead>,
+) -> Result<Option<Arc<Filling>>> {
+    let Template::Use(recorded) = template else { return Ok(None) };
+    let filling = Arc::new(recorded.filling(memory)?);
+    if let Some(ahead) = ahead {
+        ahead.help(Arc::clone(&filling));
+    }
+    Ok(Some(filling))
+}
+
+/// Loads kernel and initramfs, and writes what the kernel is told; where it begins.
+fn prepare_boot(
+    config: &VmConfig,
+    template: &Template,
+    memory: &GuestMemory,
+    ahead: Option<&Ahead>,
+    kind: KvmKind,
+    windows: &[Window],
+) -> Result<Entry> {
+    let info = kernel::inspect(&config.kernel)?;
+    if let (Some(ahead), Some(end)) = (ahead, info.end) {
+        ahead.begin(end);
+    }
+    let kernel = kernel::load(memory, &info, &config.kernel, config.protocol, kind, config.memory_mib)?;
+    let initrd = match &config.initrd {
+        Some(image) => Some(load_initrd(memory, image, &kernel, config.memory_mib)?),
+        None => None,
+    };
+    let mut cmdline = first_words(config.console, config.processors);
+    if matches!(template, Template::Record) {
+        let _ = write!(cmdline, " {TEMPLATE_WORD}=1");
+    }
+    match kernel.finds {
+        Finds::Acpi => {
+            let serial = SerialPort { port: SERIAL_PORT, irq: SERIAL_IRQ };
+            let serial = (config.console != Console::Emergency).then_some(serial);
+            acpi::write(memory, config.vcpus, windows, serial)?;
+        }
+        Finds::MpTable => {
+            for Window { base, irq } in windows {
+                let _ = write!(cmdline, " virtio_mmio.device=4K@{base:#x}:{irq}");
+            }
+            let mut lines = interrupt_lines(config.console);
+            lines.extend(windows.iter().map(|window| window.irq));
+            mptable::write(memory, config.vcpus, &lines)?;
+        }
+    }
+    let _ = write!(cmdline, " {}", config.cmdline);
+    match kernel.entry {
+        Entry::Linux(_) => boot_params::write(memory, &cmdline, initrd, kernel.header)?,
+        Entry::Pvh(_) => pvh::write(memory, &cmdline, initrd)?,
+    }
+    registers::write_tables(memory)?;
+    Ok(kernel.entry)
 }
 
 /// The beginning of the command line: what the machine is like.

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::template::Template;
 use crate::virtio::VirtioDevice;
 
 /// Smallest guest memory that boots our kernel and initramfs, MiB.
@@ -103,6 +104,8 @@ pub struct VmConfig {
     pub console_output: Option<Box<dyn Write + Send>>,
     /// virtio devices, in the order of their windows: the order in which the guest finds them (`vda`, `vdb`, ...).
     pub devices: Vec<Box<dyn VirtioDevice>>,
+    /// Where it begins, or what is made of it.
+    pub template: Template,
 }
 
 impl std::fmt::Debug for VmConfig {
@@ -133,6 +136,7 @@ impl VmConfig {
             console: Console::default(),
             console_output: None,
             devices: Vec::new(),
+            template: Template::default(),
         }
     }
 

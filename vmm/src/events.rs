@@ -195,8 +195,10 @@ impl Events {
 impl AsFd for Events {
     /// Readable as soon as the machine has ended; for a poll loop, not to be read from.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        sys::borrow(&self.ended, self.ended.as_raw_fd())
+        borrow(&self.ended, self.ended.as_raw_fd())
     }
 }
 
 mod sys;
+
+pub(crate) use sys::borrow;

@@ -20,6 +20,7 @@ pub mod jail;
 pub mod kernel;
 pub mod memory;
 pub mod process;
+pub mod template;
 pub mod vcpu;
 pub mod virtio;
 pub mod vm;

@@ -121,3 +121,5 @@ impl Drop for Ram {
 
 pub mod ahead;
 mod sys;
+
+pub(crate) use sys::read_at;

@@ -7,6 +7,7 @@ mod sys;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
+use rkvm_guest_protocol::marker;
 
 pub(crate) use control::{Control, Wanted};
 pub use counts::ExitCounts;
@@ -15,6 +16,7 @@ pub(crate) use sys::{install_kick, kick};
 
 use crate::devices::{MARKER_PORT, MmioBus, PortBus, SERIAL_PORT};
 use crate::events::{End, Events};
+use crate::template::Recorder;
 
 /// Most bytes that KVM reports of a write at once.
 const MMIO_BYTES: usize = 8;
@@ -28,6 +30,8 @@ pub struct Vcpu {
     pub(crate) counters: Arc<Counters>,
     pub(crate) events: Arc<Events>,
     pub(crate) control: Arc<Control>,
+    /// Of the first vCPU of a machine that can be recorded.
+    pub(crate) recorder: Option<Recorder>,
 }
 
 impl Vcpu {
@@ -73,8 +77,14 @@ impl Vcpu {
         match self.fd.run() {
             Ok(VcpuExit::IoOut(port, data)) => {
                 counters.add(port_reason(port));
+                let can_be_recorded = port == MARKER_PORT && *data == [marker::TEMPLATE];
                 let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
-                ports.write(port, data).unwrap_or_else(|error| Some(End::Device(error.to_string())))
+                let end = ports.write(port, data);
+                drop(ports);
+                if can_be_recorded && let Some(recorder) = self.recorder.take() {
+                    self.stand_still(recorder);
+                }
+                end.unwrap_or_else(|error| Some(End::Device(error.to_string())))
             }
             Ok(VcpuExit::IoIn(port, data)) => {
                 counters.add(port_reason(port));
@@ -123,6 +133,15 @@ impl Vcpu {
 }
 
 impl Vcpu {
+    /// The guest says that it can be recorded.
+    fn stand_still(&mut self, recorder: Recorder) {
+        // The instruction that led here ends with the next entry (api.rst, KVM_EXIT_IO), which is made not to enter.
+        self.fd.set_kvm_immediate_exit(1);
+        let _ = self.fd.run();
+        self.catch_up();
+        recorder.stand_still(&self.fd);
+    }
+
     /// Makes the writes that KVM has kept for later ([`crate::virtio::mmio::LATER`]), each before any that came after it. As many as KVM
     /// has room for, a page of them, so that a guest cannot keep us here: KVM lets the next one exit.
     fn catch_up(&mut self) {

@@ -14,7 +14,9 @@ use crate::event_loop::EventLoop;
 use crate::events::{End, Events, Marker};
 use crate::host::KvmKind;
 use crate::memory::Ram;
+use crate::template::Recording;
 use crate::vcpu::{self, Control, Counters, ExitCounts, Vcpu, Wanted};
+use crate::virtio::mmio::Progress;
 use crate::virtio::window::Windows;
 
 /// How long vCPUs may take to come out of the guest. They are interrupted, so it is milliseconds, except on a host that is
@@ -26,6 +28,8 @@ const PARK_LIMIT: Duration = Duration::from_secs(10);
 pub enum ThreadKind {
     /// Runs a vCPU.
     Vcpu,
+    /// Runs the first vCPU of a machine that is recorded as a template: reads its state before it goes on.
+    RecordedVcpu,
     /// Serves the devices' queues.
     Devices,
     /// Reads and writes a disk.
@@ -82,16 +86,19 @@ pub struct Microvm {
     ports: Arc<Mutex<PortBus>>,
     counters: Arc<Counters>,
     kind: KvmKind,
+    begun: Mutex<Option<Begun>>,
+    behind: Option<i64>,
+    recording: Mutex<Option<Recording>>,
     // Dropped after the vCPU threads have ended (`Drop` joins them): devices, VM, and last its memory.
     event_loop: EventLoop,
-    vm: VmFd,
+    vm: Arc<VmFd>,
     _ram: Ram,
     _registers: Windows,
 }
 
 /// What the builder has put together.
 pub(crate) struct Parts {
-    pub vm: VmFd,
+    pub vm: Arc<VmFd>,
     pub ram: Ram,
     pub registers: Windows,
     pub event_loop: EventLoop,
@@ -101,6 +108,17 @@ pub(crate) struct Parts {
     pub ports: Arc<Mutex<PortBus>>,
     pub counters: Arc<Counters>,
     pub kind: KvmKind,
+    pub begun: Option<Begun>,
+    pub recording: Option<Recording>,
+}
+
+/// How far a machine is that goes on from a template.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    /// How far the drivers of its devices are, by the order of the devices.
+    pub devices: Vec<Progress>,
+    /// How far the guest's time of day is behind the host's, ns.
+    pub behind: i64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -117,6 +135,9 @@ impl Microvm {
             ports: parts.ports,
             counters: parts.counters,
             kind: parts.kind,
+            behind: parts.begun.as_ref().map(|begun| begun.behind),
+            begun: Mutex::new(parts.begun),
+            recording: Mutex::new(parts.recording),
             event_loop: parts.event_loop,
             vm: parts.vm,
             _ram: parts.ram,
@@ -147,7 +168,15 @@ impl Microvm {
         let vcpus = std::mem::take(&mut *lock(&self.waiting));
         match vcpus.first().map(|vcpu| vcpu.windows.clone()) {
             // The guest looks for its devices only after milliseconds.
-            Some(windows) => windows.start(&setup, || self.start_vcpus(vcpus, &setup)),
+            Some(windows) => match lock(&self.begun).take() {
+                None => windows.start(&setup, || self.start_vcpus(vcpus, &setup)),
+                Some(begun) => {
+                    // Its devices run already: what they are asked for waits until they have their threads.
+                    windows.go_on(begun.devices)?;
+                    self.start_vcpus(vcpus, &setup)?;
+                    windows.start(&setup, || Ok(()))
+                }
+            },
             None => Ok(()),
         }
     }
@@ -155,11 +184,12 @@ impl Microvm {
     fn start_vcpus(&self, vcpus: Vec<Vcpu>, setup: &ThreadSetup) -> Result<()> {
         for (index, vcpu) in vcpus.into_iter().enumerate() {
             let setup = setup.clone();
+            let kind = if vcpu.recorder.is_some() { ThreadKind::RecordedVcpu } else { ThreadKind::Vcpu };
             self.control.join();
             let thread = thread::Builder::new()
                 .name(format!("vcpu{index}"))
                 .spawn(move || {
-                    if setup.call(ThreadKind::Vcpu) {
+                    if setup.call(kind) {
                         vcpu.run();
                     } else {
                         vcpu.control.leave();
@@ -200,6 +230,7 @@ impl Microvm {
 
     /// Stops every vCPU for good and waits for their threads; the end is [`End::Stopped`] unless there was one before.
     pub fn stop(&self) {
+        drop(self.recording());
         self.control.want(Wanted::Stop);
         self.kick();
         for thread in std::mem::take(&mut *lock(&self.threads)) {
@@ -219,6 +250,16 @@ impl Microvm {
     /// Time stamps that the guest asked for.
     pub fn markers(&self) -> Vec<Marker> {
         self.events.markers()
+    }
+
+    /// Of a machine that can be recorded: to be taken before it is stopped, which waits for its processor.
+    pub fn recording(&self) -> Option<Recording> {
+        lock(&self.recording).take()
+    }
+
+    /// How far the guest's time of day is behind the host's, ns, if the machine goes on from a template.
+    pub fn behind(&self) -> Option<i64> {
+        self.behind
     }
 
     /// How KVM runs this guest.

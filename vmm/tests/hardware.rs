@@ -182,7 +182,9 @@ fn the_runtime_runs_a_bundle_on_our_kernel_and_on_a_distributions() {
          cp /initramfs.cpio guest; test ! -e /vmlinux-plain || cp /vmlinux-plain guest\n\
          mount --bind /proc proc; mount --bind /dev dev; mount -t sysfs sysfs sys; mount -t cgroup2 cgroup2 sys/fs/cgroup\n\
          oci() {{ chroot /new /bin/env RKVM_GUEST=/guest /rkvm-oci --isolation vm \"$@\" </dev/null 2>&1; }}\n\
-         if {ours}; then oci run -b /bundle one; echo \"ours: $?\"; fi\n\
+         if {ours}; then oci run -b /bundle one; echo \"ours: $?\"\n\
+         for turn in 1 2; do oci run -b /bundle again; echo \"from the template: $?\"; done\n\
+         echo \"templates: $(find /new/run/rkvm-templates -type f -size +1000 | wc -l)\"; fi\n\
          oci run --kernel /vmlinuz -b /bundle two; echo \"theirs: $?\"\n\
          echo \"left: $(oci list -q)$(ps | grep -c '[r]kvm-vmm')\"",
     );
@@ -198,6 +200,9 @@ fn the_runtime_runs_a_bundle_on_our_kernel_and_on_a_distributions() {
     let console = in_emulated_host(&script, &files).replace('\r', "");
     if ours {
         assert!(console.contains("inner\n6.1.192-rkvm") && console.contains("ours: 7\n"), "{console}");
+        // The first machine became a template, which both of the others went on from: one that fails is emptied.
+        assert_eq!(console.matches("from the template: 7\n").count(), 2, "{console}");
+        assert!(console.contains("templates: 1\n"), "{console}");
     } else {
         eprintln!("not run on our own kernel: it has not been built (guest/kernel/build.sh --variant plain)");
     }

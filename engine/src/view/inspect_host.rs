@@ -109,6 +109,7 @@ struct Boot {
     kernel: String,
     initrd: String,
     cmdline: String,
+    template: String,
 }
 
 /// Docker's default for `--shm-size`, bytes.
@@ -246,6 +247,7 @@ impl Boot {
             kernel: path(&boot.kernel),
             initrd: path(&boot.initrd),
             cmdline: boot.cmdline.clone().unwrap_or_default(),
+            template: boot.template.unwrap_or(record::Template::Auto).to_string(),
         })
     }
 }

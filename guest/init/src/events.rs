@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use rkvm_guest_protocol::{INIT_PORT, SERVICE_PORT};
+use rkvm_guest_protocol::{INIT_PORT, SERVICE_PORT, TEMPLATE_WORD, marker};
 use rkvm_oci::{Error, Result};
 
 use crate::session::{Session, Source};
@@ -32,9 +32,14 @@ pub fn run(marker: &mut sys::Marker) -> Result<()> {
     let children = File::from(
         sys::child_signals().map_err(|source| Error::failed("watch", "processes that end", source))?,
     );
-    let stream = sys::connect_to_host(INIT_PORT).map_err(failed("connect to the host's", INIT_PORT))?;
     let listener = sys::listen(SERVICE_PORT).map_err(failed("listen on", SERVICE_PORT))?;
     let mut machine = Machine::default();
+    if std::env::var_os(TEMPLATE_WORD).is_some() && machine.get_ready()? {
+        marker.mark(marker::TEMPLATE);
+        // Here, or in another machine.
+        marker.mark(marker::RESUMED);
+    }
+    let stream = sys::connect_to_host(INIT_PORT).map_err(failed("connect to the host's", INIT_PORT))?;
     let mut sessions = vec![Session::new(stream, true)];
     while sessions.first().is_some_and(|main| !main.is_over()) {
         let (owners, mut set) = poll_set(&children, &listener, &sessions);

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rkvm_guest_protocol::marker;
+use rkvm_guest_protocol::{Own, marker};
 use rkvm_oci::{Error, Result};
 
 use crate::sys;
@@ -12,6 +12,12 @@ use crate::sys;
 /// Modules of the kernel, if it needs any (vmm/src/initramfs/modules.rs).
 const MODULES: &str = "/modules";
 const PROCESSORS: &str = "/sys/devices/system/cpu";
+/// Which clock the kernel goes by.
+const CLOCK: &str = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+/// The one that goes on where it was in a machine that goes on from a template: KVM is told what it shows.
+const KVM_CLOCK: &str = "kvm-clock";
+/// The one that is read fastest. On some hosts (PVM) guests see the processor's own, which nobody can set.
+const COUNTER: &str = "tsc";
 /// What every file system of init is mounted with.
 const STRICT: u64 = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
 
@@ -55,6 +61,25 @@ pub fn further_mounts() -> Result<()> {
     mount("cgroup2", "/sys/fs/cgroup", STRICT, "")?;
     mount("tmpfs", "/run", libc::MS_NOSUID | libc::MS_NODEV, "mode=0755")?;
     sys::cover_root().map_err(|source| Error::failed("put a mount under", "/", source))
+}
+
+/// Has the kernel go by a clock that can be set: to be called before the machine becomes a template. Whether it does.
+pub fn take_settable_clock() -> bool {
+    fs::write(CLOCK, KVM_CLOCK).is_ok()
+}
+
+/// Becomes another machine than those that go on from the same template.
+///
+/// # Errors
+/// The kernel does not take the seed or the time.
+pub fn become_own(own: &Own) -> Result<()> {
+    sys::seed(&own.seed).map_err(|source| Error::failed("seed", "the random numbers", source))?;
+    if own.behind != 0 {
+        sys::shift_time(own.behind).map_err(|source| Error::failed("set", "the time of day", source))?;
+    }
+    // Without it the clock is only slower to read.
+    let _ = fs::write(CLOCK, COUNTER);
+    Ok(())
 }
 
 /// Processors that are being started, in a process of their own: each takes the kernel milliseconds, and the machine can be set up

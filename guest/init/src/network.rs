@@ -50,11 +50,11 @@ pub fn take_settings(spec: &mut Spec) -> Result<()> {
 pub fn configure(links: &[Link]) -> Result<()> {
     let mut batch = Batch::default();
     // The loopback link is the first of every network namespace.
-    batch.link_up(1, None, "bring up", "lo");
+    batch.link_up(1, None, None, "bring up", "lo");
     for link in links {
         let index = sys::link_index(&link.name)
             .map_err(|source| Error::failed("find network link", &link.name, source))?;
-        batch.link_up(index, link.mtu, "bring up", &link.name);
+        batch.link_up(index, link.mtu, link.hardware_address, "bring up", &link.name);
         for address in &link.addresses {
             batch.address(index, *address, &link.name);
         }
@@ -100,7 +100,14 @@ impl Batch {
     }
 
     /// `struct ifinfomsg` with IFF_UP.
-    fn link_up(&mut self, index: u32, mtu: Option<u32>, action: &'static str, name: &str) {
+    fn link_up(
+        &mut self,
+        index: u32,
+        mtu: Option<u32>,
+        hardware_address: Option<[u8; 6]>,
+        action: &'static str,
+        name: &str,
+    ) {
         let up = libc::IFF_UP as u32;
         let mut body = [0; 16];
         body[4..8].copy_from_slice(&index.to_ne_bytes());
@@ -109,6 +116,9 @@ impl Batch {
         let start = self.begin(libc::RTM_NEWLINK, 0, &body, (action, name.to_owned()));
         if let Some(mtu) = mtu {
             self.attribute(libc::IFLA_MTU, &mtu.to_ne_bytes());
+        }
+        if let Some(address) = hardware_address {
+            self.attribute(libc::IFLA_ADDRESS, &address);
         }
         self.end(start);
     }

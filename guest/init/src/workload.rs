@@ -22,6 +22,8 @@ const STATE: &str = "/run/container";
 pub struct Machine {
     workload: Option<Box<dyn Workload>>,
     may_hold_writes: bool,
+    /// [`Machine::get_ready`] has been called.
+    is_ready: bool,
     /// The bundle, until its config.json has been written.
     unwritten: Option<Bundle>,
 }
@@ -43,13 +45,28 @@ pub enum Ends {
 }
 
 impl Machine {
+    /// Does what does not depend on the container. Whether the machine can be recorded as a template now.
+    ///
+    /// # Errors
+    /// The kernel lacks a file system.
+    pub fn get_ready(&mut self) -> Result<bool> {
+        machine::further_mounts()?;
+        self.is_ready = true;
+        Ok(machine::take_settable_clock())
+    }
+
     /// Sets everything up; the process waits for [`Machine::start`]. Its id, and our ends of its streams.
     ///
     /// # Errors
     /// Whatever is missing or contradictory.
     pub fn create(&mut self, mut setup: GuestSetup) -> Result<(i32, Ends)> {
         let _reading = root::read_ahead(&setup.root);
-        machine::further_mounts()?;
+        if !self.is_ready {
+            machine::further_mounts()?;
+        }
+        if let Some(own) = &setup.own {
+            machine::become_own(own)?;
+        }
         let processors = machine::Processors::start()?;
         network::configure(&setup.links)?;
         network::take_settings(&mut setup.spec)?;

@@ -24,7 +24,9 @@ mod setup;
 
 pub use frame::{Error, FrameReader, MAX_DOCUMENT, MAX_STREAM_DATA, Message};
 pub use message::{Answer, OutputKind, Question, ToGuest, ToHost, WindowSize};
-pub use setup::{Address, Disk, GuestProcess, GuestSetup, Link, Root, Route, SeccompProgram, WriteLayer};
+pub use setup::{
+    Address, Disk, GuestProcess, GuestSetup, Link, Own, Root, Route, SeccompProgram, WriteLayer,
+};
 
 /// Version of this protocol; both sides come from one build, so any difference is an error.
 pub const VERSION: u32 = 3;
@@ -35,6 +37,9 @@ pub const SERVICE_PORT: u32 = 1025;
 /// Bytes of standard input that may be on their way.
 pub const STDIN_WINDOW: usize = 256 << 10;
 
+/// Word of the kernel's command line that has init say [`marker::TEMPLATE`]; the kernel makes it a variable of init's environment.
+pub const TEMPLATE_WORD: &str = "RKVM_TEMPLATE";
+
 /// Values that the guest writes to the boot marker port, in this order.
 pub mod marker {
     /// Init's first instruction.
@@ -43,6 +48,11 @@ pub mod marker {
     pub const READY: u8 = 2;
     /// `execve` of the process has succeeded.
     pub const EXEC: u8 = 3;
+    /// Everything that machines of this shape have in common is in place: the machine can be recorded as a template. Between
+    /// [`INIT`] and [`READY`], by a guest with [`TEMPLATE_WORD`].
+    pub const TEMPLATE: u8 = 4;
+    /// Init goes on after [`TEMPLATE`], in this machine or in one of the template.
+    pub const RESUMED: u8 = 5;
     /// The machine is to be switched off.
     pub const POWER_OFF: u8 = 255;
 }

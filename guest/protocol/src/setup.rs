@@ -35,6 +35,18 @@ pub struct GuestSetup {
     /// Disks for the block devices that `spec` lists by the host's numbers, in `linux.devices` and `linux.resources.devices`.
     #[serde(default)]
     pub disks: Vec<Disk>,
+    /// What makes a machine that goes on from a template, or has been recorded as one, another machine than the others of it.
+    #[serde(default)]
+    pub own: Option<Own>,
+}
+
+/// What no two machines of a template have in common.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Own {
+    /// How far the guest's time of day is behind, ns.
+    pub behind: i64,
+    /// Fresh random bytes.
+    pub seed: Vec<u8>,
 }
 
 /// A disk that stands for a block device of the host.
@@ -78,6 +90,9 @@ pub enum WriteLayer {
 pub struct Link {
     /// Its name: `eth0` is the first network device.
     pub name: String,
+    /// Its hardware address, where it is not the device's.
+    #[serde(default)]
+    pub hardware_address: Option<[u8; 6]>,
     /// Largest packet, bytes; `None` leaves the device's.
     pub mtu: Option<u32>,
     /// Its addresses.

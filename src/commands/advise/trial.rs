@@ -13,7 +13,7 @@ use rkvm_measure::memory;
 use rkvm_measure::observe::capabilities::{Asked, Trace};
 use rkvm_measure::observe::{self, Agent, Observed, Policy};
 use rkvm_measure::probe::Probe;
-use rkvm_measure::rkvm::{Lookup, Rkvm, Setup, Workload};
+use rkvm_measure::rkvm::{Lookup, Rkvm, Setup, Way, Workload};
 use rkvm_measure::session::Session;
 use rkvm_measure::start::{self, After, Conditions, Ready};
 use rkvm_oci::Isolation;
@@ -149,7 +149,7 @@ fn rkvm(
     more: &[String],
 ) -> Result<Rkvm> {
     Ok(Rkvm::new(Setup {
-        isolation,
+        way: Way::of(isolation),
         program: std::env::current_exe()?,
         root: context.root.clone(),
         monitors: context.engine().paths.monitors(),

@@ -12,6 +12,7 @@ use anyhow::{Result, bail};
 use rkvm_measure::budget::{self, Budget};
 use rkvm_measure::model::{CacheState, Completion, Question, Report};
 use rkvm_measure::probe::Probe;
+use rkvm_measure::rkvm::Way;
 use rkvm_measure::{file, peers, plan, render, summary, versus};
 use rkvm_oci::Isolation;
 
@@ -56,6 +57,9 @@ pub struct Args {
     /// Isolations [default: container,vm]
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     isolation: Vec<Isolation>,
+    /// Also measure microVMs that boot: the others go on from a template after their first start
+    #[arg(long)]
+    boot: bool,
     /// Seed of the order and of the intervals; one is drawn without
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
@@ -101,6 +105,7 @@ impl Args {
             ("--runs", self.runs.is_some()),
             ("--warmup", self.warmup.is_some()),
             ("--isolation", !self.isolation.is_empty()),
+            ("--boot", self.boot),
             ("--seed", self.seed.is_some()),
             ("--cold", self.cold),
             ("--parallel", self.parallel.is_some()),
@@ -204,7 +209,7 @@ struct Order {
     question: Question,
     probe: Probe,
     timeout: Duration,
-    isolations: Vec<Isolation>,
+    ways: Vec<Way>,
     peers: Vec<String>,
     strict: bool,
     budgets: Vec<Budget>,
@@ -219,11 +224,15 @@ impl Order {
             [] => vec![Isolation::Container, Isolation::Vm],
             named => once_each(named),
         };
+        let mut ways: Vec<Way> = isolations.into_iter().map(Way::of).collect();
+        if args.boot {
+            ways.push(Way { isolation: Isolation::Vm, boots: true });
+        }
         let peers = once_each(&args.with);
         let (runs, warmup) = (args.runs.unwrap_or(30), args.warmup.unwrap_or(3));
         let (parallel, density) = (args.parallel.unwrap_or(1), args.density.unwrap_or(0));
         // Nothing is measured before the plan is known to be sound.
-        plan::plan(isolations.len() + peers.len(), runs, warmup, 0)?;
+        plan::plan(ways.len() + peers.len(), runs, warmup, 0)?;
         if parallel == 0 || parallel > 1000 {
             bail!("--parallel {parallel}: give a number from 1 to 1000");
         }
@@ -235,7 +244,7 @@ impl Order {
         }
         if let Some(name) = budgets.iter().find_map(|budget| {
             let name = budget.subject()?;
-            let known = isolations.iter().any(|isolation| isolation.to_string() == name)
+            let known = ways.iter().any(|way| way.id() == name)
                 || peers.iter().any(|peer| peer == name);
             (!known).then(|| name.to_owned())
         }) {
@@ -260,7 +269,7 @@ impl Order {
             run_flags: args.run_flags.clone(),
             command_line: std::env::args().collect(),
         };
-        Ok(Self { question, probe, timeout, isolations, peers, strict: args.strict, budgets })
+        Ok(Self { question, probe, timeout, ways, peers, strict: args.strict, budgets })
     }
 
     /// Whether a budget names this subject.

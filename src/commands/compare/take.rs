@@ -20,11 +20,10 @@ use rkvm_measure::model::{
 };
 use rkvm_measure::peers::{self, Machine, Peers};
 use rkvm_measure::process::helper;
-use rkvm_measure::rkvm::{Rkvm, Setup, Workload};
+use rkvm_measure::rkvm::{Rkvm, Setup, Way, Workload};
 use rkvm_measure::session::Session;
 use rkvm_measure::start::Conditions;
 use rkvm_measure::{interrupt, plan, provenance, render, summary};
-use rkvm_oci::Isolation;
 use rkvm_oci::backend::Kernel;
 use rkvm_oci::runtime::rfc3339;
 
@@ -161,12 +160,12 @@ type Found = (Vec<Box<dyn Contestant>>, Vec<Missing>, BTreeMap<String, String>);
 fn contestants(order: &Order, context: &Context, image: &Image, session: &Session) -> Result<Found> {
     let mut found: Vec<Box<dyn Contestant>> = vec![];
     let mut missing = vec![];
-    for &isolation in &order.isolations {
-        if let Some(reason) = session::unusable(isolation) {
-            missing.push(Missing { id: isolation.to_string(), reason });
+    for &way in &order.ways {
+        if let Some(reason) = session::unusable(way.isolation) {
+            missing.push(Missing { id: way.id().to_owned(), reason });
             continue;
         }
-        found.push(Box::new(rkvm_contestant(order, context, session, isolation)?));
+        found.push(Box::new(rkvm_contestant(order, context, session, way)?));
     }
     let peers = peers(order, context, image, session)?;
     found.extend(peers.found);
@@ -254,10 +253,10 @@ fn rkvm_contestant(
     order: &Order,
     context: &Context,
     session: &Session,
-    isolation: Isolation,
+    way: Way,
 ) -> Result<Rkvm> {
     Ok(Rkvm::new(Setup {
-        isolation,
+        way,
         program: std::env::current_exe()?,
         root: context.root.clone(),
         monitors: context.engine().paths.monitors(),

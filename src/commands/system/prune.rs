@@ -40,6 +40,7 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
     if args.volumes {
         things.push("all anonymous volumes not used by at least one container");
     }
+    things.push("all templates of microVMs: the next start of each shape boots");
     things.push(if args.all { "all images without at least one container associated to them" } else { "all dangling images" });
     let list: Vec<_> = things.iter().map(|thing| format!("\n  - {thing}")).collect();
     Confirm::unless_forced(args.force).get(&format!("This will remove:{}\n", list.concat()))?;
@@ -60,7 +61,7 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
         print_removals(&pruned.removals)?;
         output::print("\n")?;
     }
-    bytes += pruned.bytes;
+    bytes += pruned.bytes + rkvm_vmm::backend::templates::remove_all();
     output::print(&format!("Total reclaimed space: {}\n", human::size(bytes)))?;
     Ok(0)
 }

@@ -8,6 +8,8 @@ use rkvm_oci::timeline::MonotonicNs;
 use rkvm_oci::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::template::Snapshot;
+
 /// From the machine's process to its creator.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Report {
@@ -22,10 +24,14 @@ pub enum Report {
         /// The machine's descriptor in that process.
         machine: i32,
     },
+    /// The machine stands still, to be recorded as a template.
+    Recordable(Box<Snapshot>),
     /// A further process has been executed.
     Started,
     /// It cannot go on.
     Failed(Failure),
+    /// It cannot go on, and the guest has not been heard of since it was to go on from a template.
+    NotResumed(Failure),
 }
 
 /// When what happened, by the clock of the host.
@@ -48,6 +54,8 @@ pub enum Go {
     Mapped,
     /// The hooks have run.
     HooksDone,
+    /// The template has been recorded, or never will be.
+    TemplateDone,
     /// The machine is recorded, so that later commands find it: it may outlive its creator.
     Recorded,
 }

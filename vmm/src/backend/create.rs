@@ -1,6 +1,7 @@
 //! The creator's side of `create`.
 
 use std::fs::File;
+use std::io::Read as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,9 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxIdMapping, Mount, Spec};
 use rkvm_cgroup::{Born, Cgroup};
-use rkvm_guest_protocol::{Address, GuestSetup, Link as GuestLink, Root, Route, SeccompProgram, WriteLayer};
+use rkvm_guest_protocol::{
+    Address, GuestSetup, Link as GuestLink, Own, Root, Route, SeccompProgram, WriteLayer,
+};
 use rkvm_linux::idmap;
 use rkvm_linux::mounts::bind;
 use rkvm_linux::mounts::options::Plan as MountPlan;
@@ -20,8 +23,9 @@ use rkvm_oci::timeline::{MonotonicNs, Phase};
 use rkvm_oci::{CreateRequest, Error, Link, Result, Rootfs, Stdio, Timeline, hooks};
 
 use super::channel::{Channel, Go, Report};
-use super::plan::{FIRST_FD, NamedFile, Plan, PlannedDisk, Tap};
+use super::plan::{FIRST_FD, NamedFile, Plan, PlannedDisk, PlannedTemplate, Tap};
 use super::spec::{self, Converted, Size};
+use super::templates::{self, Found, Shape};
 use super::{disks, oom, socket, terminal};
 use crate::Access;
 use crate::artifacts;
@@ -81,6 +85,11 @@ impl Descriptors {
     }
 }
 
+/// Where random numbers come from.
+const ENTROPY: &str = "/dev/urandom";
+/// As many as the guest's kernel needs for a new key.
+const SEED_BYTES: usize = 32;
+
 /// Makes the machine, in which the container's process then waits for the start.
 ///
 /// # Errors
@@ -121,19 +130,40 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
     let opened = disks::open(spec)?;
     let filter = seccomp(spec)?;
     drop_rules(&mut guest);
+    let program = program()?;
+    // That of the namespace, where one is joined, is found only by the machine's process.
+    let expects_link = link.is_some() || namespaces.joined(libc::CLONE_NEWNET).is_some();
+    let shape = Shape {
+        program: &program,
+        artifacts: &artifacts,
+        size,
+        image: root.image_bytes,
+        share: !shares.is_empty(),
+        link: expects_link,
+    };
+    // Disks and consoles are asked about by the guest's kernel while it boots.
+    let plain = opened.is_empty() && artifacts::console(&annotations).is_none();
+    let template = match templates::are_allowed(&annotations)? && plain {
+        true => Found::find(&shape),
+        false => Found::Nothing,
+    };
+    let mut entropy = File::open(ENTROPY).map_err(|source| Error::failed("open", ENTROPY, source))?;
+    let own = template.is_some().then(|| own(&mut entropy)).transpose()?;
     let setup = GuestSetup {
+        own,
         disks: opened.iter().map(|disk| disk.disk.clone()).collect(),
         id: id.to_owned(),
         seccomp: filter,
         spec: guest,
         root: root.form,
         share: (!shares.is_empty()).then(|| SHARE_TAG.to_owned()),
-        links: link.as_ref().map(guest_link).into_iter().collect(),
+        links: link.as_ref().map(|link| guest_link(link, template.is_some())).into_iter().collect(),
     };
     let plan = Plan {
         id: id.to_owned(),
         kvm: descriptors.add(kvm_descriptor()?),
-        entropy: descriptors.open("open", Path::new("/dev/urandom"))?.fd,
+        entropy: descriptors.add(entropy),
+        template: planned_template(&template, &mut descriptors)?,
         kernel: descriptors.open("open the guest kernel", &artifacts.kernel)?,
         initrd: NamedFile { fd: descriptors.add(artifacts.open_initramfs()?), path: artifacts.initrd },
         cmdline: artifacts.cmdline,
@@ -154,7 +184,6 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
         boot_timeout_ms: artifacts::boot_timeout(&annotations)?.as_millis() as u64,
         setup,
     };
-    let program = program()?;
     let (channel, theirs) = Channel::pair()?;
     let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
     let cgroup = Cgroup::create(path, id, Some(&host_resources))?;
@@ -167,11 +196,12 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
     // The same mounts, by descriptors of their own, for the time when the user namespace has its mappings.
     let unmapped = unmapped(&shares, &namespaces)?;
     let cell = Cell {
-        program,
+        program: program.into(),
         plan,
         descriptors: descriptors.0,
         streams,
         namespaces: &namespaces,
+        expects_link,
         entrance: None,
         shares: shares
             .into_iter()
@@ -189,7 +219,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
             return Err(error);
         }
     };
-    let done = bring_up(&mut created, spec, &unmapped, state, timeline)
+    let done = bring_up(&mut created, spec, &unmapped, &template, state, timeline)
         .and_then(|()| late_resources.map_or(Ok(()), |late| created.cgroup.update(&late)))
         .and_then(|()| match console {
             Some((socket, master)) => terminal::send(socket.as_fd(), master.as_fd()),
@@ -202,6 +232,24 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
             Err(error)
         }
     }
+}
+
+fn planned_template(template: &Found, descriptors: &mut Descriptors) -> Result<PlannedTemplate> {
+    Ok(match template {
+        Found::Nothing => PlannedTemplate::None,
+        Found::Missing { .. } => PlannedTemplate::Record,
+        Found::Template { file, path, key } => {
+            let file = file.try_clone().map_err(|source| Error::failed("share", path.display(), source))?;
+            PlannedTemplate::Use { fd: descriptors.add(file), key: key.clone() }
+        }
+    })
+}
+
+/// What the guest needs to be another one than those that begin with the same template.
+fn own(entropy: &mut File) -> Result<Own> {
+    let mut seed = vec![0; SEED_BYTES];
+    entropy.read_exact(&mut seed).map_err(|source| Error::failed("read", ENTROPY, source))?;
+    Ok(Own { behind: 0, seed })
 }
 
 fn planned(disk: disks::Opened, descriptors: &mut Descriptors) -> PlannedDisk {
@@ -229,10 +277,10 @@ fn kvm_descriptor() -> Result<File> {
 }
 
 /// The program of the machine's process, which lies beside this one.
-fn program() -> Result<OwnedFd> {
+fn program() -> Result<File> {
     let beside = std::env::current_exe().ok().and_then(|path| Some(path.parent()?.join("rkvm-vmm")));
     let path = beside.unwrap_or_else(|| PathBuf::from("/usr/bin/rkvm-vmm"));
-    File::open(&path).map(OwnedFd::from).map_err(|source| {
+    File::open(&path).map_err(|source| {
         Error::failed("open", path.display(), source)
             .hint("rkvm-vmm must lie beside the program that starts it")
     })
@@ -242,6 +290,7 @@ fn program() -> Result<OwnedFd> {
 struct GuestRoot {
     form: Root,
     image: Option<NamedFile>,
+    image_bytes: Option<u64>,
 }
 
 fn root_filesystem(
@@ -272,16 +321,22 @@ fn root_filesystem(
                 },
             )?;
             opened.place = Some(root_path.to_owned());
-            Ok((GuestRoot { form: Root::Shared(ROOT.to_owned()), image: None }, vec![opened]))
+            Ok((
+                GuestRoot { form: Root::Shared(ROOT.to_owned()), image: None, image_bytes: None },
+                vec![opened],
+            ))
         }
         Rootfs::Image { image, write_layer } => {
             let options: &[&str] =
                 if namespaces.has(libc::CLONE_NEWUSER) { &["bind", "idmap"] } else { &["bind"] };
             let opened = open(WRITE.to_owned(), bind(&write_layer, options)?, namespaces)?;
-            let image = descriptors.open("open the image", &image)?;
+            let failed = |source| Error::failed("open the image", image.display(), source);
+            let file = File::open(&image).map_err(failed)?;
+            let image_bytes = Some(file.metadata().map_err(failed)?.len());
+            let image = NamedFile { fd: descriptors.add(file), path: image };
             let form =
                 Root::Layers { image: IMAGE_DEVICE.to_owned(), write: WriteLayer::Shared(WRITE.to_owned()) };
-            Ok((GuestRoot { form, image: Some(image) }, vec![opened]))
+            Ok((GuestRoot { form, image: Some(image), image_bytes }, vec![opened]))
         }
     }
 }
@@ -346,10 +401,11 @@ fn drop_rules(guest: &mut Spec) {
     }
 }
 
-fn guest_link(link: &Link) -> GuestLink {
+fn guest_link(link: &Link, of_template: bool) -> GuestLink {
     let default = Address { address: std::net::Ipv4Addr::UNSPECIFIED.into(), prefix: 0 };
     GuestLink {
         name: link.name.clone(),
+        hardware_address: of_template.then_some(link.mac),
         mtu: Some(link.mtu.into()),
         addresses: vec![Address { address: link.address.into(), prefix: link.prefix }],
         routes: link
@@ -385,6 +441,7 @@ fn bring_up(
     created: &mut Created,
     spec: &Spec,
     unmapped: &[(MountPlan, OwnedFd)],
+    template: &Found,
     mut state: serde_json::Value,
     timeline: &mut Timeline,
 ) -> Result<()> {
@@ -412,7 +469,16 @@ fn bring_up(
                 created.executed = stamps.executed;
                 return Ok(());
             }
+            Some(Report::Recordable(snapshot)) => {
+                template.record(*snapshot, created.pid);
+                go(created, Go::TemplateDone)?;
+            }
             Some(Report::Failed(failure)) => return Err(failure.into()),
+            Some(Report::NotResumed(failure)) => {
+                template.give_up();
+                return Err(Error::from(failure)
+                    .hint("the machine could not go on from its template, which is not used again: the next ones boot"));
+            }
             Some(Report::Started) | None => return Err(gone(created)),
         }
     }

@@ -15,6 +15,7 @@ pub mod plan;
 mod relay;
 pub mod socket;
 mod spec;
+pub mod templates;
 mod terminal;
 mod workload;
 

@@ -55,8 +55,27 @@ pub struct Plan {
     pub at_once: bool,
     /// Milliseconds that the guest has to become ready.
     pub boot_timeout_ms: u64,
+    /// Whether it boots.
+    pub template: PlannedTemplate,
     /// What the guest is told.
     pub setup: GuestSetup,
+}
+
+/// What a machine has to do with a template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PlannedTemplate {
+    /// Nothing.
+    None,
+    /// It can become one.
+    Record,
+    /// It begins with one.
+    Use {
+        /// Descriptor of its file.
+        fd: i32,
+        /// What it must be a template for.
+        key: String,
+    },
 }
 
 /// An open file with the name that errors call it by.

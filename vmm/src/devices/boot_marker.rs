@@ -37,7 +37,7 @@ fn delay(value: u8) {
     use rkvm_guest_protocol::marker;
     use rkvm_oci::timeline::{Phase, delay};
     match value {
-        marker::INIT => delay(Phase::Boot),
+        marker::INIT | marker::RESUMED => delay(Phase::Boot),
         marker::READY => delay(Phase::Process),
         marker::EXEC => delay(Phase::Exec),
         _ => {}

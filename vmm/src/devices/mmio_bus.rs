@@ -1,10 +1,11 @@
 //! The windows of the virtio devices in guest-physical memory.
 
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::arch::x86_64::layout::{VIRTIO_MMIO_SIZE, VIRTIO_MMIO_START};
-use crate::error::Result;
-use crate::virtio::mmio::MmioTransport;
+use crate::error::{Error, Result};
+use crate::virtio::mmio::{MmioTransport, Progress};
 use crate::vm::ThreadSetup;
 
 /// Every virtio device, by the order of their windows.
@@ -30,6 +31,28 @@ impl MmioBus {
             self.windows.iter().map(|window| window.lock().unwrap_or_else(PoisonError::into_inner)).collect();
         first()?;
         windows.iter_mut().try_for_each(|window| window.start(setup))
+    }
+
+    /// How far each device's driver is; `None` if one is in the middle of something.
+    pub fn progress(&self) -> Option<Vec<Progress>> {
+        let all = self.windows.iter();
+        all.map(|window| window.lock().unwrap_or_else(PoisonError::into_inner).progress()).collect()
+    }
+
+    /// Goes on for drivers that are as far as `all` says. The event loop must run.
+    ///
+    /// # Errors
+    /// A device cannot.
+    pub fn go_on(&self, all: Vec<Progress>) -> Result<()> {
+        let failed = || Error::os("go on with a device of a template")(io::ErrorKind::InvalidData.into());
+        if all.len() != self.windows.len() {
+            return Err(failed());
+        }
+        for (window, progress) in self.windows.iter().zip(all) {
+            let mut window = window.lock().unwrap_or_else(PoisonError::into_inner);
+            window.go_on(progress).ok_or_else(failed)?;
+        }
+        Ok(())
     }
 
     /// To be held while writes are made that KVM has kept: they are those of all vCPUs.

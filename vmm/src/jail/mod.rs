@@ -27,7 +27,7 @@ use rkvm_oci::failure::Failure;
 use rkvm_oci::{Error, Result, Stdio, hooks};
 
 use crate::backend::channel::{Channel, Go, Report};
-use crate::backend::plan::{CHANNEL_FD, FIRST_FD, PLAN_FD, Plan, Tap};
+use crate::backend::plan::{CHANNEL_FD, FIRST_FD, PLAN_FD, Plan, PlannedTemplate, Tap};
 
 /// Numbers of the capabilities (capabilities(7)) that a process needs to make files for others: CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH,
 /// FOWNER, FSETID, SETGID, SETUID, SETFCAP. Not MKNOD: a guest makes no device on the host.
@@ -59,6 +59,8 @@ pub struct Cell<'a> {
     pub streams: Streams,
     /// Namespaces of the configuration: of these, the user and the network namespace are the process's.
     pub namespaces: &'a Namespaces,
+    /// Whether the plan's template is one with a network link.
+    pub expects_link: bool,
     /// The way into its cgroup.
     pub entrance: Option<(Entrance, Born)>,
     /// What is shared with the guest.
@@ -116,9 +118,15 @@ fn go(mut cell: Cell<'_>, channel: &Channel) -> Result<std::convert::Infallible>
     root::build(std::mem::take(&mut cell.shares))?;
     cell.descriptors.insert(0, proc_self_fd);
     if let Some(link) = link {
-        cell.plan.setup.links.push(guest_link(&link));
+        let mut shown = guest_link(&link);
+        shown.hardware_address = cell.plan.setup.own.is_some().then_some(link.mac);
+        cell.plan.setup.links.push(shown);
         cell.plan.tap = Some(Tap { fd: FIRST_FD + cell.descriptors.len() as i32, mac: link.mac });
         cell.descriptors.push(link.tap);
+    }
+    if cell.plan.tap.is_some() != cell.expects_link {
+        // It is for machines of another shape.
+        cell.plan.template = PlannedTemplate::None;
     }
     let plan = document(&cell.plan)?;
     let program = descriptors(plan, channel, cell.program, cell.descriptors, cell.streams)?;
@@ -142,6 +150,7 @@ fn guest_link(link: &Spliced) -> Link {
     Link {
         // What the guest's kernel calls its one network device.
         name: "eth0".to_owned(),
+        hardware_address: None,
         mtu: Some(link.mtu),
         addresses: link.addresses.iter().map(address).collect(),
         routes: link.routes.iter().map(route).collect(),

@@ -155,6 +155,18 @@ const KVM_RUN: u64 = 0xae80;
 const KVM_KVMCLOCK_CTRL: u64 = 0xaead;
 /// `_IOR(KVMIO, 0x81, struct kvm_regs)`: where a guest is that KVM cannot run on.
 const KVM_GET_REGS: u64 = 0x8090_ae81;
+/// What is read of a machine for a template, with the sizes of the structures: interrupt controllers, the clock, and of a processor its state,
+/// registers, local APIC, model-specific registers and pending exceptions.
+const KVM_GET_IRQCHIP: u64 = 0xc208_ae62;
+const KVM_GET_CLOCK: u64 = 0x8030_ae7c;
+const KVM_GET_MP_STATE: u64 = 0x8004_ae98;
+const KVM_GET_SREGS: u64 = 0x8138_ae83;
+const KVM_GET_XSAVE: u64 = 0x9000_aea4;
+const KVM_GET_XCRS: u64 = 0x8188_aea6;
+const KVM_GET_DEBUGREGS: u64 = 0x8080_aea1;
+const KVM_GET_LAPIC: u64 = 0x8400_ae8e;
+const KVM_GET_MSRS: u64 = 0xc008_ae88;
+const KVM_GET_VCPU_EVENTS: u64 = 0x8040_ae9f;
 /// Offloads, header size: a network device that is being activated.
 const TUNSETOFFLOAD: u64 = 0x4004_54d0;
 const TUNSETVNETHDRSZ: u64 = 0x4004_54d8;
@@ -172,7 +184,7 @@ impl Thread {
     fn calls(self) -> &'static [i64] {
         match self {
             Self::Main => MAIN,
-            Self::Of(ThreadKind::Vcpu) => VCPU,
+            Self::Of(ThreadKind::Vcpu | ThreadKind::RecordedVcpu) => VCPU,
             Self::Of(ThreadKind::Devices) => DEVICES,
             Self::Of(ThreadKind::Disk) => DISK,
             Self::Of(ThreadKind::FileServer) => FILE_SERVER,
@@ -186,6 +198,24 @@ impl Thread {
             Self::Of(ThreadKind::Vcpu) => {
                 &[KVM_RUN, KVM_KVMCLOCK_CTRL, KVM_GET_REGS, TUNSETOFFLOAD, TUNSETVNETHDRSZ, libc::FIONBIO]
             }
+            Self::Of(ThreadKind::RecordedVcpu) => &[
+                KVM_RUN,
+                KVM_KVMCLOCK_CTRL,
+                KVM_GET_REGS,
+                KVM_GET_IRQCHIP,
+                KVM_GET_CLOCK,
+                KVM_GET_MP_STATE,
+                KVM_GET_SREGS,
+                KVM_GET_XSAVE,
+                KVM_GET_XCRS,
+                KVM_GET_DEBUGREGS,
+                KVM_GET_LAPIC,
+                KVM_GET_MSRS,
+                KVM_GET_VCPU_EVENTS,
+                TUNSETOFFLOAD,
+                TUNSETVNETHDRSZ,
+                libc::FIONBIO,
+            ],
             Self::Of(ThreadKind::Devices) => &[libc::FIONBIO, TUNSETOFFLOAD, TUNSETVNETHDRSZ],
             Self::Of(ThreadKind::Disk | ThreadKind::FileServer) => &[],
         }
@@ -193,7 +223,10 @@ impl Thread {
 
     /// Signals that it sends to threads of this process: the main one interrupts virtual processors, and any aborts in a panic.
     fn sends_signals(self) -> bool {
-        matches!(self, Self::Main | Self::Of(ThreadKind::Devices | ThreadKind::Vcpu))
+        matches!(
+            self,
+            Self::Main | Self::Of(ThreadKind::Devices | ThreadKind::Vcpu | ThreadKind::RecordedVcpu)
+        )
     }
 }
 
@@ -260,9 +293,10 @@ mod tests {
 
     use super::*;
 
-    const KINDS: [Thread; 5] = [
+    const KINDS: [Thread; 6] = [
         Thread::Main,
         Thread::Of(ThreadKind::Vcpu),
+        Thread::Of(ThreadKind::RecordedVcpu),
         Thread::Of(ThreadKind::Devices),
         Thread::Of(ThreadKind::Disk),
         Thread::Of(ThreadKind::FileServer),

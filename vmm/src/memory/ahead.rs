@@ -14,6 +14,7 @@ use nix::unistd::{Pid, gettid};
 use vm_memory::GuestAddress;
 
 use super::{GuestMemory, low_end, sys};
+use crate::template::Filling;
 
 const PAGE: u64 = sys::HUGE_PAGE as u64;
 /// The thread calls a function that calls the kernel.
@@ -32,13 +33,20 @@ pub struct Ahead {
 
 #[derive(Debug)]
 struct Worker {
-    /// Takes the end of the kernel.
-    go: Sender<u64>,
+    go: Sender<Work>,
     thread: JoinHandle<()>,
     /// Its id, once it runs.
     id: Arc<AtomicI32>,
     /// Where it may run in the end.
     anywhere: CpuSet,
+}
+
+#[derive(Debug)]
+enum Work {
+    /// A kernel that ends there is going to boot.
+    Boot(u64),
+    /// A machine goes on from a template.
+    Template(Arc<Filling>),
 }
 
 impl Ahead {
@@ -53,9 +61,18 @@ impl Ahead {
 
     /// Takes what a kernel that ends at `end` will touch.
     pub fn begin(&self, end: u64) {
+        self.send(Work::Boot(end));
+    }
+
+    /// Helps to fill the memory from a template. To be waited for, by dropping this, once there is nothing left to do.
+    pub fn help(&self, filling: Arc<Filling>) {
+        self.send(Work::Template(filling));
+    }
+
+    fn send(&self, work: Work) {
         if let Some(worker) = &self.worker {
             // It has ended only if it could not run.
-            let _ = worker.go.send(end);
+            let _ = worker.go.send(work);
         }
     }
 }
@@ -90,21 +107,25 @@ fn start(
     anywhere: CpuSet,
     elsewhere: CpuSet,
 ) -> std::io::Result<Worker> {
-    let (go, end) = channel();
+    let (go, work) = channel();
     let (enough, id) = (Arc::clone(enough), Arc::new(AtomicI32::new(0)));
     let told = Arc::clone(&id);
     let run = move || {
         // Never on the processor of the thread that it is to help.
         let _ = sched_setaffinity(Pid::from_raw(0), &elsewhere);
         told.store(gettid().as_raw(), Ordering::Relaxed);
-        take(&memory, &end, &enough);
+        take(&memory, &work, &enough);
     };
     let thread = thread::Builder::new().stack_size(STACK).spawn(run)?;
     Ok(Worker { go, thread, id, anywhere })
 }
 
-fn take(memory: &GuestMemory, end: &Receiver<u64>, enough: &AtomicBool) {
-    let Ok(end) = end.recv() else { return };
+fn take(memory: &GuestMemory, work: &Receiver<Work>, enough: &AtomicBool) {
+    let end = match work.recv() {
+        Ok(Work::Boot(end)) => end,
+        Ok(Work::Template(filling)) => return filling.work(),
+        Err(_) => return,
+    };
     for page in pages(low_end(memory), end) {
         if enough.load(Ordering::Relaxed) {
             return;

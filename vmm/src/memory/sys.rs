@@ -1,6 +1,8 @@
 //! The unsafe steps of guest memory: mapping, registration, release.
 
+use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::ptr;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -57,6 +59,38 @@ pub(super) fn set_region(vm: &VmFd, region: kvm_userspace_memory_region) -> Resu
 pub(super) fn release(region: &GuestRegionMmap<()>) {
     // SAFETY: the range is mapped for good, and nobody refers to guest memory by Rust references.
     unsafe { libc::madvise(region.as_ptr().cast(), region.size(), libc::MADV_DONTNEED) };
+}
+
+/// Reads `bytes` at `offset` of `file` to `address`.
+///
+/// # Errors
+/// They are not in one region, or not in the file.
+pub(crate) fn read_at(
+    memory: &GuestMemory,
+    address: GuestAddress,
+    bytes: usize,
+    file: &File,
+    offset: u64,
+) -> io::Result<()> {
+    let place = memory.get_slice(address, bytes).map_err(io::Error::other)?;
+    let guard = place.ptr_guard_mut();
+    let mut done = 0;
+    while done < bytes {
+        // SAFETY: the range is in a mapping that is never unmapped, and nobody refers to guest memory by Rust references.
+        let count = unsafe {
+            let to = guard.as_ptr().add(done).cast();
+            libc::pread(file.as_raw_fd(), to, bytes - done, (offset + done as u64) as libc::off_t)
+        };
+        match count {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count if count > 0 => done += count as usize,
+            _ => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::Interrupted => {}
+                error => return Err(error),
+            },
+        }
+    }
+    Ok(())
 }
 
 /// Has the host back the page at `address`, whose content stays; nothing where no memory is.

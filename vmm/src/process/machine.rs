@@ -10,8 +10,9 @@ use rkvm_guest_protocol::{GuestSetup, INIT_PORT};
 use rkvm_oci::{Error, Result};
 
 use super::descriptor;
-use crate::backend::plan::{NamedFile, Plan};
+use crate::backend::plan::{NamedFile, Plan, PlannedTemplate};
 use crate::jail::seccomp::{self, Thread};
+use crate::template::{Recorded, Template};
 use crate::virtio::balloon::{Balloon, Offers};
 use crate::virtio::block::Block;
 use crate::virtio::console::{Console, TerminalSize};
@@ -88,6 +89,16 @@ pub(super) fn start(plan: Plan) -> Result<(Microvm, Parts)> {
         config.cmdline = format!("{CMDLINE} console=hvc0 {}", plan.cmdline);
     }
     config.attach(Balloon::new(Offers::NoStatistics).map_err(vmm)?);
+    config.template = match &plan.template {
+        PlannedTemplate::None => Template::None,
+        PlannedTemplate::Record => Template::Record,
+        PlannedTemplate::Use { fd, key } => {
+            let file = File::from(descriptor(*fd)?);
+            let recorded = Recorded::open(file, key);
+            let failed = |source| Error::failed("use", "the template of such machines", source);
+            Template::Use(Box::new(recorded.map_err(failed)?))
+        }
+    };
     let control = UnixListener::from(descriptor(plan.control)?);
     let machine = crate::build(&host, config).map_err(vmm)?;
     machine.start_with(|kind| seccomp::confine(Thread::Of(kind))).map_err(vmm)?;

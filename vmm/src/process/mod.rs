@@ -16,7 +16,7 @@ use rkvm_oci::failure::Failure;
 use rkvm_oci::{Error, ExitStatus, Result};
 
 use crate::backend::channel::{Channel, Report};
-use crate::backend::plan::{CHANNEL_FD, PLAN_FD, Plan};
+use crate::backend::plan::{CHANNEL_FD, PLAN_FD, Plan, PlannedTemplate};
 use crate::jail::seccomp::{self, Thread};
 
 /// Exit code of a machine that failed.
@@ -33,7 +33,7 @@ pub fn main() -> ! {
             sys::exit_now(FAILED)
         }
     };
-    let mut creator = Creator { channel: Some(channel), told: false };
+    let mut creator = Creator { channel: Some(channel), told: false, resuming: false };
     match run(plan, &mut creator) {
         Ok(ExitStatus::Exited(code)) => sys::exit_now(code.into()),
         Ok(ExitStatus::Signaled(signal)) => {
@@ -75,6 +75,8 @@ struct Creator {
     channel: Option<Channel>,
     /// Whether it has been told that the machine is ready.
     told: bool,
+    /// Whether the guest is to go on from a template and has not been heard of.
+    resuming: bool,
 }
 
 impl Creator {
@@ -82,7 +84,10 @@ impl Creator {
     fn fail(&self, error: Error) {
         match self.channel.as_ref().filter(|_| !self.told) {
             Some(channel) => {
-                let _ = channel.send(&Report::Failed(Failure::from(error)));
+                let failure = Failure::from(error);
+                let report =
+                    if self.resuming { Report::NotResumed(failure) } else { Report::Failed(failure) };
+                let _ = channel.send(&report);
             }
             None => {
                 let _ = writeln!(io::stderr(), "rkvm-vmm: {}", crate::backend::chain(&error));
@@ -92,6 +97,7 @@ impl Creator {
 }
 
 fn run(plan: Plan, creator: &mut Creator) -> Result<ExitStatus> {
+    creator.resuming = matches!(plan.template, PlannedTemplate::Use { .. });
     let signals = signals::block().map_err(|source| Error::failed("catch", "signals", source))?;
     let (machine, parts) = machine::start(plan)?;
     // The process ends with the session: taking the machine apart piece by piece would only keep its parent waiting.

@@ -19,6 +19,7 @@ use crate::backend::channel::{Go, Report, Stamps};
 use crate::backend::control::Command;
 use crate::backend::oom;
 use crate::events::BootPhase;
+use crate::template::Recording;
 use crate::{End, Microvm};
 
 /// How long the guest may take to end its process after a SIGKILL, write everything out and say so.
@@ -43,6 +44,8 @@ enum Stage {
 /// A machine and everything that concerns it.
 pub(super) struct Session {
     machine: Microvm,
+    /// Until the machine has been recorded as a template.
+    recording: Option<Recording>,
     commands: Commands,
     signals: SignalFd,
     stage: Stage,
@@ -67,6 +70,7 @@ pub(super) struct Session {
 /// What `poll` spoke of.
 enum Ready {
     Machine,
+    Recording,
     Creator,
     Signals,
     Guest,
@@ -94,6 +98,7 @@ impl Session {
         let commands =
             Commands::new(parts.control).map_err(|source| Error::failed("serve", "vmm.sock", source))?;
         Ok(Self {
+            recording: machine.recording(),
             machine,
             commands,
             signals,
@@ -137,14 +142,18 @@ impl Session {
 
     /// The boot has taken too long.
     fn hung(&self) -> End {
-        let init = self.machine.markers().iter().any(|stamp| stamp.value == marker::INIT);
+        let init =
+            self.machine.markers().iter().any(|stamp| [marker::INIT, marker::RESUMED].contains(&stamp.value));
         End::HungBoot(if init { BootPhase::Init } else { BootPhase::Kernel }, self.boot_limit)
     }
 
     fn boot(&mut self, creator: &mut Creator) -> Result<()> {
         let deadline = Instant::now() + self.boot_limit;
         // It is there when the guest looks for it: a guest of another version says so first, and then fails to understand it.
-        if let (Stage::Created(connection), Some(setup)) = (&mut self.stage, self.setup.take()) {
+        if let (Stage::Created(connection), Some(mut setup)) = (&mut self.stage, self.setup.take()) {
+            if let (Some(own), Some(behind)) = (&mut setup.own, self.machine.behind()) {
+                own.behind = behind;
+            }
             connection.send(&ToGuest::Setup(Box::new(setup)));
             if self.at_once {
                 connection.send(&ToGuest::Start);
@@ -163,6 +172,7 @@ impl Session {
             }
             _ => return Err(guest(rkvm_guest_protocol::host::Error::Unexpected)),
         }
+        creator.resuming = false;
         match self.hear(creator, deadline)? {
             ToHost::Ready => {}
             ToHost::Failed(failure) => return Err((*failure).into()),
@@ -182,7 +192,7 @@ impl Session {
         let entered = events.entered().unwrap_or(now);
         let markers = events.markers();
         let at = |value: u8| markers.iter().find(|marker| marker.value == value).map(|marker| marker.at);
-        let init = at(marker::INIT).unwrap_or(entered);
+        let init = at(marker::INIT).or_else(|| at(marker::RESUMED)).unwrap_or(entered);
         // The guest says both at once where it does not wait in between.
         let ready = at(marker::READY).filter(|_| self.at_once).unwrap_or(now);
         let executed = at(marker::EXEC).filter(|_| self.at_once);
@@ -213,6 +223,7 @@ impl Session {
                             return connection.wait(LAST_WORDS_LIMIT).map_err(|_| self.ended(&end));
                         }
                     }
+                    Ready::Recording => self.record(creator)?,
                     Ready::Creator => Self::creator(creator)?,
                     // Read at the beginning of the next turn.
                     Ready::Guest => {}
@@ -226,11 +237,26 @@ impl Session {
         }
     }
 
+    /// Has the creator record the machine, which stands still meanwhile.
+    fn record(&mut self, creator: &Creator) -> Result<()> {
+        let snapshot = self.recording.take().and_then(|recording| Some((recording.snapshot()?, recording)));
+        if let (Some((snapshot, _stands_still)), Some(channel)) = (snapshot, &creator.channel) {
+            channel
+                .send(&Report::Recordable(Box::new(snapshot)))
+                .map_err(|errno| Error::failed("report to", "the creator", errno))?;
+            channel.wait_for(Go::TemplateDone)?;
+        }
+        Ok(())
+    }
+
     /// Waits until something is to be done.
     fn wait(&self, creator: &Creator, deadline: Option<Instant>) -> Result<Vec<Ready>> {
         let mut wanted = Vec::with_capacity(8);
         if !self.over {
             wanted.push((Ready::Machine, self.machine.events().as_fd(), PollFlags::POLLIN));
+        }
+        if let Some(recording) = &self.recording {
+            wanted.push((Ready::Recording, recording.as_fd(), PollFlags::POLLIN));
         }
         if let Some(channel) = &creator.channel {
             wanted.push((Ready::Creator, channel.as_fd(), PollFlags::POLLIN));
@@ -288,6 +314,8 @@ impl Session {
                             self.over = true;
                         }
                     }
+                    // A guest that says so now has nobody to record it.
+                    Ready::Recording => self.recording = None,
                     Ready::Creator => Self::creator(creator)?,
                     Ready::Signals => {
                         for signal in signals::read(&self.signals) {

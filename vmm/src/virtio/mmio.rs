@@ -5,8 +5,10 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use event_manager::RemoteEndpoint;
+use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FAILED,
     VIRTIO_CONFIG_S_FEATURES_OK,
@@ -20,7 +22,7 @@ use virtio_bindings::virtio_mmio::{
     VIRTIO_MMIO_QUEUE_USED_LOW, VIRTIO_MMIO_STATUS, VIRTIO_MMIO_VENDOR_ID, VIRTIO_MMIO_VERSION,
 };
 use virtio_queue::{Queue, QueueT};
-use vm_memory::GuestAddress;
+use vm_memory::{Address as _, Bytes as _, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::window::Window;
@@ -60,8 +62,17 @@ const STEPS: [u32; 4] = [
         | VIRTIO_CONFIG_S_DRIVER_OK,
 ];
 
+/// Where a queue begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Position {
+    /// At its start: the driver has just made it.
+    Start,
+    /// Behind what has been used.
+    Used,
+}
+
 /// What the driver has said of a queue. Checked as a whole when the device starts.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct QueueRegisters {
     max: u16,
     size: u32,
@@ -69,6 +80,17 @@ struct QueueRegisters {
     descriptors: u64,
     available: u64,
     used: u64,
+}
+
+/// How far a device's driver is: everything that it has written and that counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    status: u32,
+    features: u64,
+    device_features_page: u32,
+    driver_features_page: u32,
+    queue_selected: usize,
+    queues: Vec<QueueRegisters>,
 }
 
 /// One device's window.
@@ -281,13 +303,22 @@ impl MmioTransport {
     }
 
     fn activate(&mut self) -> Option<()> {
+        self.activate_at(Position::Start)
+    }
+
+    fn activate_at(&mut self, position: Position) -> Option<()> {
         let mut queues = Vec::with_capacity(self.queues.len());
         for (index, (registers, notifier)) in self.queues.iter().zip(&self.notifiers).enumerate() {
-            let queue = match registers.ready {
+            let mut queue = match registers.ready {
                 true => registers.queue(&self.memory, self.features)?,
                 false if index >= self.device.required_queues() => registers.unused()?,
                 false => return None,
             };
+            if position == Position::Used && registers.ready {
+                let used = queue.used_idx(&self.memory, Ordering::Acquire).ok()?.0;
+                queue.set_next_avail(used);
+                queue.set_next_used(used);
+            }
             queues.push((queue, notifier.try_clone().ok()?));
         }
         let activation = Activation {
@@ -306,6 +337,45 @@ impl MmioTransport {
         // A driver may have filled its queues, and notified them, before this.
         self.notifiers.iter().for_each(|notifier| drop(notifier.write(1)));
         self.handler.map(drop)
+    }
+
+    /// How far the driver is, for [`Self::go_on`]; `None` while the device does something for it.
+    pub fn progress(&self) -> Option<Progress> {
+        // What a driver fills ahead of time, a device takes from only when it has something to say.
+        let quiet = |queue: &QueueRegisters| !queue.ready || !queue.is_asked(&self.memory);
+        let rests = !self.is_running() || !self.device.works_when_asked() || self.queues.iter().all(quiet);
+        rests.then(|| Progress {
+            status: self.status,
+            features: self.features,
+            device_features_page: self.device_features_page,
+            driver_features_page: self.driver_features_page,
+            queue_selected: self.queue_selected,
+            queues: self.queues.clone(),
+        })
+    }
+
+    /// Goes on for a driver that is as far as `progress` says, in memory that is as it was then; `None` if this device cannot.
+    pub fn go_on(&mut self, progress: Progress) -> Option<()> {
+        if progress.queues.iter().map(|queue| queue.max).ne(self.queues.iter().map(|queue| queue.max)) {
+            return None;
+        }
+        self.status = progress.status;
+        self.features = progress.features;
+        self.device_features_page = progress.device_features_page;
+        self.driver_features_page = progress.driver_features_page;
+        self.queue_selected = progress.queue_selected;
+        self.queues = progress.queues;
+        if self.status == STEPS[3] {
+            if !self.features_fit() {
+                return None;
+            }
+            self.activate_at(Position::Used)?;
+            // It may be about to look why it was interrupted.
+            self.interrupt.may_have_used();
+        }
+        self.show();
+        self.show_config();
+        Some(())
     }
 
     /// Takes the queues from the device. When this returns it does not touch the guest's memory any more.
@@ -344,6 +414,13 @@ impl QueueRegisters {
         queue.set_event_idx(features & FEATURE_EVENT_IDX != 0);
         queue.set_ready(true);
         queue.is_valid(memory).then_some(queue)
+    }
+
+    /// Whether the driver has asked for something that it has no answer to.
+    fn is_asked(&self, memory: &GuestMemory) -> bool {
+        let index =
+            |ring: u64| memory.load::<u16>(GuestAddress(ring).checked_add(2)?, Ordering::Acquire).ok();
+        index(self.available) != index(self.used)
     }
 
     /// A queue that the driver does not use: nothing is ever taken from it.

@@ -80,6 +80,11 @@ pub trait VirtioDevice: Send {
         self.queue_sizes().len()
     }
 
+    /// Whether all that the driver puts into its queues is something to do: then a queue that is not empty is work that is not done.
+    fn works_when_asked(&self) -> bool {
+        false
+    }
+
     /// Starts what threads of its own the device has; each calls `setup` first. Called once, when the machine starts: before that, the
     /// process may have to enter namespaces, which it cannot with threads, and later it may not be allowed to make any.
     ///
@@ -184,6 +189,11 @@ impl Interrupt {
         self.shared.needs_reset.store(true, Ordering::SeqCst);
         self.window.set_bits(VIRTIO_MMIO_STATUS, VIRTIO_CONFIG_S_NEEDS_RESET);
         self.raise(Self::CONFIG_CHANGE);
+    }
+
+    /// The driver may look into its queues, for nothing.
+    fn may_have_used(&self) {
+        self.window.set_bits(VIRTIO_MMIO_INTERRUPT_STATUS, Self::USED_BUFFER);
     }
 
     fn raise(&self, event: u32) {

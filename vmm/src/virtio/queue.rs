@@ -43,7 +43,8 @@ enum State {
 impl VirtQueue {
     /// A queue that the transport has checked.
     pub fn new((queue, notifier): (Queue, EventFd), interrupt: &Interrupt) -> Self {
-        Self { queue, notifier, interrupt: interrupt.clone(), announced: 0, state: State::Working }
+        let announced = queue.next_used();
+        Self { queue, notifier, interrupt: interrupt.clone(), announced, state: State::Working }
     }
 
     /// The next chain that the driver has made available. Without one, the driver's next notification has been asked for

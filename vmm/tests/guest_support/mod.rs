@@ -87,6 +87,13 @@ impl Guest {
 
     /// Boots with changes to the usual machine.
     pub fn boot_changed(change: impl FnOnce(&mut VmConfig)) -> Option<Self> {
+        let mut guest = Self::begin(change)?;
+        guest.main.greet(LIMIT).unwrap();
+        Some(guest)
+    }
+
+    /// As [`Guest::boot_changed`], without waiting for the guest.
+    pub fn begin(change: impl FnOnce(&mut VmConfig)) -> Option<Self> {
         let host = match Host::open() {
             Ok(host) => host,
             Err(error) => {
@@ -109,8 +116,7 @@ impl Guest {
         change(&mut config);
         let machine = build(&host, config).unwrap();
         machine.start().unwrap();
-        let mut main = Connection::new(ours).unwrap();
-        main.greet(LIMIT).unwrap();
+        let main = Connection::new(ours).unwrap();
         Some(Self { machine, main, folder })
     }
 
@@ -226,6 +232,7 @@ pub fn setup(spec: Value) -> GuestSetup {
         links: vec![],
         seccomp: None,
         disks: vec![],
+        own: None,
     }
 }
 

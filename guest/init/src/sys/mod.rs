@@ -89,6 +89,32 @@ pub fn load_module(file: &File, packed: bool) -> io::Result<()> {
     }
 }
 
+/// Mixes `seed` into the kernel's random numbers, and has all that are given from now on depend on it.
+pub fn seed(seed: &[u8]) -> io::Result<()> {
+    // include/uapi/linux/random.h: RNDADDENTROPY takes the bits that the bytes count for, their number, and the bytes.
+    const RNDADDENTROPY: libc::c_ulong = 0x4008_5203;
+    const RNDRESEEDCRNG: libc::c_ulong = 0x5207;
+    let random = File::options().write(true).open("/dev/urandom")?;
+    let mut message = ((seed.len() * 8) as u32).to_ne_bytes().to_vec();
+    message.extend((seed.len() as u32).to_ne_bytes());
+    message.extend(seed);
+    // SAFETY: the kernel reads as many bytes as the message says that it has.
+    check(unsafe { libc::ioctl(random.as_raw_fd(), RNDADDENTROPY as _, message.as_ptr()) })?;
+    // SAFETY: no pointer is passed.
+    check(unsafe { libc::ioctl(random.as_raw_fd(), RNDRESEEDCRNG as _) }).map(drop)
+}
+
+/// Sets the time of day forward, or back, by `ns` at once.
+pub fn shift_time(ns: i64) -> io::Result<()> {
+    // SAFETY: all zeros are a valid timex.
+    let mut change: libc::timex = unsafe { std::mem::zeroed() };
+    change.modes = libc::ADJ_SETOFFSET | libc::ADJ_NANO;
+    change.time.tv_sec = ns.div_euclid(1_000_000_000);
+    change.time.tv_usec = ns.rem_euclid(1_000_000_000);
+    // SAFETY: the kernel reads and writes one timex.
+    check(unsafe { libc::adjtimex(&raw mut change) }).map(drop)
+}
+
 /// Index of a network link.
 pub fn link_index(name: &str) -> io::Result<u32> {
     let name = CString::new(name)?;

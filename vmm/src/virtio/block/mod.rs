@@ -157,6 +157,10 @@ impl VirtioDevice for Block {
         &self.config
     }
 
+    fn works_when_asked(&self) -> bool {
+        true
+    }
+
     fn start(&mut self, setup: &ThreadSetup) -> Result<()> {
         self.workers.start(setup)
     }

@@ -148,6 +148,10 @@ impl VirtioDevice for Fs {
         &self.config
     }
 
+    fn works_when_asked(&self) -> bool {
+        true
+    }
+
     fn start(&mut self, setup: &ThreadSetup) -> Result<()> {
         let setup = setup.clone();
         self.pool
