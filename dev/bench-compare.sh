@@ -32,8 +32,8 @@ main() {
     "$RKVM" load -q -i .cache/images/busybox.tar
     "$RKVM" load -q -i .cache/images/nginx.tar
     mkdir -p "$BENCH_DOCS"
-    measure exit "A program that ends at once" busybox --ready exit --with $PEERS -- true
-    measure http "A web server that answers" nginx --ready http:80 --with $PEERS
+    measure exit "A program that ends at once" busybox --ready exit --boot --with $PEERS -- true
+    measure http "A web server that answers" nginx --ready http:80 --boot --with $PEERS
     measure parallel "Four at once" busybox --ready exit --parallel 4 -- true
     measure cold "With cold caches" busybox --ready exit --cold -- true
     measure density "As instances grow" busybox --ready exec --density "${DENSITY:-20}" -- sleep 1000000

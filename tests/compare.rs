@@ -124,7 +124,8 @@ fn every_start_is_kept_and_its_phases_add_up() {
 fn both_isolations_are_measured_on_one_clock() {
     let sandbox = sandbox();
     let path = file(&sandbox, "both.json");
-    let args = ["compare", "--ready=exit", "--runs=2", "--warmup=1", "--run-flag=--network=none", "--json"];
+    let fixed = ["compare", "--ready=exit", "--runs=2", "--warmup=1", "--boot"];
+    let args = fixed.iter().chain(&["--run-flag=--network=none", "--json"]);
     let text = sandbox.rkvm(args).arg(&path).args(["busybox", "--", "true"]).ok().stdout();
     assert!(text.contains("Not reliable: with 2 starts p95 and p99 are"), "{text}");
     assert_clean(&sandbox);
@@ -135,6 +136,11 @@ fn both_isolations_are_measured_on_one_clock() {
         return;
     };
     assert_eq!(vm, 1, "all are related to the container");
+    let boots = |index: usize| {
+        let words = report["subjects"][index]["command_line"].as_array().unwrap();
+        words.iter().any(|word| word == "--template=never")
+    };
+    assert!(report["subjects"][2]["id"] == "vm-boot" && boots(2) && !boots(1));
     let phases = report["summary"]["subjects"][vm]["phases"].as_array().unwrap();
     let names: Vec<_> = phases.iter().map(|phase| phase["phase"].as_str().unwrap()).collect();
     assert_eq!(

@@ -16,6 +16,8 @@ use rkvm_oci::ExitStatus;
 use rkvm_vmm::End;
 use rkvm_vmm::template::{self, Recorded, Template};
 
+/// Of [`Guest`]s, bytes.
+const MEMORY: u64 = 128 << 20;
 const KEY: &str = "the machine of these tests";
 
 /// What each machine is asked, a line each.
@@ -40,7 +42,7 @@ fn record(vcpus: u8) -> Option<(Guest, File)> {
     assert_eq!(poll(&mut ready, PollTimeout::from(LIMIT.as_millis() as u16)), Ok(1));
     let snapshot = recording.snapshot().unwrap();
     let mut file = tempfile::tempfile().unwrap();
-    template::write(&mut file, KEY, snapshot, std::process::id() as i32).unwrap();
+    template::write(&mut file, KEY, snapshot, MEMORY, std::process::id() as i32).unwrap();
     drop(recording);
     guest.main.greet(LIMIT).unwrap();
     Some((guest, file))

@@ -31,6 +31,9 @@ const UUID: &str = "00000000-0000-0000-0000-000000000000";
 /// is the latest that a file shows. So: one that no file has, 9999-12-31T23:59:59Z.
 const LATEST: (&str, &str) = ("SOURCE_DATE_EPOCH", "253402300799");
 
+/// Size of the file of a small image, bytes.
+const SMALLEST: u64 = 64 << 20;
+
 impl Store {
     /// The erofs file of the image `id`, made if this is the first time that it is asked for. Two commands that ask at once make
     /// it once. The caller holds the image ([`Store::hold`]).
@@ -57,7 +60,7 @@ impl Store {
             .map_err(Error::io("create a folder in", &ingest))?;
         let made = aside.path().join("image");
         make(aside.path(), &layers, &made)?;
-        File::open(&made).and_then(|file| file.sync_all()).map_err(Error::io("sync", &made))?;
+        pad(&made).map_err(Error::io("sync", &made))?;
         let folder = self.root.join("erofs");
         fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
         fs::rename(&made, &path).map_err(Error::io("create", &path))?;
@@ -135,6 +138,14 @@ fn places(bottom: &Path) -> Result<()> {
             .map_err(Error::io("set the time of", &path))?;
     }
     Ok(())
+}
+
+/// Rounds the file up to a size that many images share, with a hole, and syncs it. The kernels of two microVMs whose images have devices of
+/// one size have booted alike: they can go on from one template.
+fn pad(path: &Path) -> io::Result<()> {
+    let file = File::options().write(true).open(path)?;
+    file.set_len(file.metadata()?.len().next_power_of_two().max(SMALLEST))?;
+    file.sync_all()
 }
 
 fn run(root: &Path, target: &Path) -> Result<()> {

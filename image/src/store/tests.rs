@@ -175,6 +175,9 @@ fn the_file_system_of_an_image_is_made_once_and_goes_with_it() {
     assert_eq!(inode(&store.erofs(&a).unwrap()), first);
     assert_eq!(fs::read_dir(folder.path().join("images/ingest")).unwrap().count(), 0);
     let of_b = store.erofs(&b).unwrap();
+    let bytes = |path: &Path| fs::metadata(path).unwrap().len();
+    assert_eq!((bytes(&made[0]), bytes(&of_b)), (64 << 20, 64 << 20), "small images are alike");
+    assert!(store.usage().unwrap().bytes < 32 << 20, "and take no more of the disk");
     let before = store.usage().unwrap().bytes;
     store.remove("a:1", RemoveMode::Plain).unwrap();
     assert!(!made[0].exists());

@@ -446,6 +446,7 @@ fn bring_up(
     timeline: &mut Timeline,
 ) -> Result<()> {
     state["pid"] = created.pid.into();
+    let mut recorded = false;
     loop {
         match created.channel.receive::<Report>()? {
             Some(Report::MapMe) => {
@@ -470,7 +471,10 @@ fn bring_up(
                 return Ok(());
             }
             Some(Report::Recordable(snapshot)) => {
-                template.record(*snapshot, created.pid);
+                // Once: nobody can keep us here by saying it again.
+                if !std::mem::replace(&mut recorded, true) {
+                    template.record(*snapshot, created.pid);
+                }
                 go(created, Go::TemplateDone)?;
             }
             Some(Report::Failed(failure)) => return Err(failure.into()),

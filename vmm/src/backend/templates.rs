@@ -85,6 +85,8 @@ pub enum Found {
         path: PathBuf,
         /// What it is for.
         key: String,
+        /// How much memory such machines have, bytes.
+        memory: u64,
     },
 }
 
@@ -92,10 +94,12 @@ impl Found {
     /// What there is for machines of `shape`.
     pub fn find(shape: &Shape<'_>) -> Self {
         // Without a place for templates machines boot.
-        folder(&place()).and_then(|folder| Self::find_in(&folder, shape.key()?)).unwrap_or(Self::Nothing)
+        let memory = u64::from(shape.size.memory_mib) << 20;
+        let found = folder(&place()).and_then(|folder| Self::find_in(&folder, shape.key()?, memory));
+        found.unwrap_or(Self::Nothing)
     }
 
-    fn find_in(folder: &Path, key: String) -> io::Result<Self> {
+    fn find_in(folder: &Path, key: String, memory: u64) -> io::Result<Self> {
         let mut hasher = DefaultHasher::new();
         key.hash(&mut hasher);
         let path = folder.join(format!("{:016x}", hasher.finish()));
@@ -106,7 +110,7 @@ impl Found {
                 let _ = file.set_modified(SystemTime::now());
                 Ok(Self::Template { file, path, key })
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::Missing { path, key }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::Missing { path, key, memory }),
             Err(error) => Err(error),
         }
     }
@@ -118,9 +122,9 @@ impl Found {
 
     /// Records the machine of process `pid`, which stands still. Without success the next machine boots as well.
     pub fn record(&self, snapshot: Snapshot, pid: i32) {
-        let Self::Missing { path, key } = self else { return };
-        let Some(folder) = path.parent() else { return };
-        let _ = write(folder, path, key, snapshot, pid);
+        if let Self::Missing { path, key, memory } = self {
+            let _ = write(path, |file| template::write(file, key, snapshot, *memory, pid));
+        }
     }
 
     /// The machine could not go on from its template: the next ones boot. An empty file says so, until the host boots again.
@@ -148,12 +152,14 @@ fn folder(path: &Path) -> io::Result<PathBuf> {
     if ours { Ok(path.to_owned()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
 }
 
-fn write(folder: &Path, path: &Path, key: &str, snapshot: Snapshot, pid: i32) -> io::Result<()> {
+/// Makes the file `path` with what `content` writes to it.
+fn write(path: &Path, content: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(path);
     make_room(folder)?;
     // Without a name until it is complete: an interruption leaves nothing.
     let mut options = File::options();
     let mut file = options.read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE).open(folder)?;
-    template::write(&mut file, key, snapshot, pid)?;
+    content(&mut file)?;
     let nameless = format!("/proc/self/fd/{}", file.as_raw_fd());
     // Another machine of this shape may have been faster.
     Ok(linkat(AT_FDCWD, nameless.as_str(), AT_FDCWD, path, AtFlags::AT_SYMLINK_FOLLOW)?)
@@ -216,7 +222,7 @@ mod tests {
     use super::*;
 
     fn find(folder: &Path, key: &str) -> Found {
-        Found::find_in(folder, key.to_owned()).unwrap()
+        Found::find_in(folder, key.to_owned(), 1 << 30).unwrap()
     }
 
     #[test]

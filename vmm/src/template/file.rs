@@ -37,11 +37,12 @@ struct Description {
     runs: Vec<Run>,
 }
 
-/// Writes the machine of process `pid`, which stands still, to `file`, which is empty, as the template for `key`.
+/// Writes the machine of process `pid`, which stands still and has `memory` bytes, to `file`, which is empty, as the template for `key`.
 ///
 /// # Errors
-/// The process's memory cannot be read, or the file cannot be written: what is in it then is no template.
-pub fn write(file: &mut File, key: &str, snapshot: Snapshot, pid: i32) -> io::Result<()> {
+/// The process's memory cannot be read, or is not what it should be, or the file cannot be written: what is in it then is no template.
+pub fn write(file: &mut File, key: &str, snapshot: Snapshot, memory: u64, pid: i32) -> io::Result<()> {
+    check(&snapshot.regions, memory)?;
     file.write_all(&[0; PAGE])?;
     let mut runs = vec![];
     for region in &snapshot.regions {
@@ -54,6 +55,18 @@ pub fn write(file: &mut File, key: &str, snapshot: Snapshot, pid: i32) -> io::Re
     // Last: without it this is no template.
     let head = [MAGIC, place, text.len() as u64].map(u64::to_le_bytes).concat();
     file.write_all_at(&head, 0)
+}
+
+/// Whether `regions` are some of a machine's with so much `memory`. They come from the process that runs the guest, which a hostile kernel may have
+/// taken over while it booted: others would have the creator read, and the host keep, as much as they say.
+fn check(regions: &[Region], memory: u64) -> io::Result<()> {
+    let sum = regions.iter().try_fold(0_u64, |sum, region| {
+        region.address.checked_add(region.bytes)?;
+        region.place.checked_add(region.bytes)?;
+        sum.checked_add(region.bytes).filter(|sum| *sum <= memory)
+    });
+    let bad = || io::Error::new(io::ErrorKind::InvalidData, "more memory than the machine has");
+    sum.map(drop).ok_or_else(bad)
 }
 
 /// Appends what of `region` is not zero.
@@ -189,6 +202,20 @@ mod tests {
             let mut there = [9];
             other.memory().read_slice(&mut there, GuestAddress(address)).unwrap();
             assert_eq!(there, [byte], "{address:x}");
+        }
+    }
+
+    #[test]
+    fn regions_that_no_machine_has_are_refused() {
+        let region = |address, bytes, place| Region { address, bytes, place };
+        check(&[region(0, 3 << 30, 4096), region(4 << 30, 1 << 30, 4 << 30)], 4 << 30).unwrap();
+        for regions in [
+            [region(0, 3 << 30, 4096), region(4 << 30, (1 << 30) + 1, 4 << 30)],
+            [region(0, u64::MAX, 0), region(0, 1, 0)],
+            [region(u64::MAX, 2, 0), region(0, 1, 0)],
+            [region(0, 2, u64::MAX), region(0, 1, 0)],
+        ] {
+            assert!(check(&regions, 4 << 30).is_err(), "{regions:x?}");
         }
     }
 

@@ -27,6 +27,7 @@ const NEEDS_RESET: u32 = VIRTIO_CONFIG_S_NEEDS_RESET;
 struct Echo {
     config: Arc<AtomicUsize>,
     active: Arc<AtomicUsize>,
+    works_when_asked: bool,
 }
 
 struct EchoHandler {
@@ -46,6 +47,10 @@ impl VirtioDevice for Echo {
 
     fn required_queues(&self) -> usize {
         1
+    }
+
+    fn works_when_asked(&self) -> bool {
+        self.works_when_asked
     }
 
     fn features(&self) -> u64 {
@@ -373,5 +378,76 @@ proptest! {
         }
         let mut rings = rig.start(u64::MAX, 8);
         echo(&rig, 0, &mut rings[0]);
+    }
+}
+
+/// What a template does: another device goes on for the same driver, in a copy of its memory.
+fn copied(rig: &Rig, device: Echo) -> Rig {
+    let copy = Rig::new(device);
+    for start in [0, crate::virtio::testing::HIGH_START] {
+        let mut bytes = vec![0; LOW_END as usize];
+        rig.memory.read_slice(&mut bytes, GuestAddress(start)).unwrap();
+        copy.memory.write_slice(&bytes, GuestAddress(start)).unwrap();
+    }
+    copy
+}
+
+#[test]
+fn another_device_goes_on_where_the_driver_is() {
+    let mut rig = Rig::new(Echo::default());
+    let mut rings = rig.start(u64::MAX, 8);
+    for _ in 0..11 {
+        echo(&rig, 0, &mut rings[0]);
+    }
+    let progress = rig.transport.progress().unwrap();
+    let text = serde_json::to_string(&progress).unwrap();
+    let mut copy = copied(&rig, Echo::default());
+    copy.transport.go_on(serde_json::from_str(&text).unwrap()).unwrap();
+    assert_eq!(copy.status(), RUNNING);
+    assert_eq!(copy.read(VIRTIO_MMIO_INTERRUPT_STATUS), 1, "a driver that was just interrupted looks");
+    for _ in 0..20 {
+        echo(&copy, 0, &mut rings[0]);
+    }
+    // Each driver has its own device.
+    assert_eq!(copy.transport.progress(), Some(progress));
+    // A driver that has not begun, or is in between, goes on as well.
+    let mut rig = Rig::new(Echo::default());
+    rig.agree(FEATURE_VERSION_1);
+    let mut copy = copied(&rig, Echo::default());
+    copy.transport.go_on(rig.transport.progress().unwrap()).unwrap();
+    assert_eq!(copy.status(), STEPS[2]);
+}
+
+#[test]
+fn a_device_with_work_to_do_is_in_no_state_to_be_recorded() {
+    let device = || Echo { works_when_asked: true, ..Echo::default() };
+    let mut rig = Rig::new(device());
+    assert!(rig.transport.progress().is_some());
+    let mut rings = rig.start(u64::MAX, 8);
+    echo(&rig, 0, &mut rings[0]);
+    assert!(rig.transport.progress().is_some());
+    rings[0].add(&rig.memory, &[Buffer::Readable(BUFFERS, 8)]);
+    assert!(rig.transport.progress().is_none());
+}
+
+#[test]
+fn progress_that_no_driver_has_made_is_refused() {
+    let mut rig = Rig::new(Echo::default());
+    rig.start(u64::MAX, 8);
+    let progress = rig.transport.progress().unwrap();
+    let changes: [fn(&mut Progress); 8] = [
+        |one| one.features |= 1 << 50,
+        |one| one.features = 0,
+        |one| one.queues[0].max = 128,
+        |one| drop(one.queues.pop()),
+        |one| one.queues[0].ready = false,
+        |one| one.queues[0].size = 1 << 16,
+        |one| one.queues[0].used = u64::MAX - 3,
+        |one| one.queues[0].descriptors = LOW_END,
+    ];
+    for (index, change) in changes.into_iter().enumerate() {
+        let mut other = progress.clone();
+        change(&mut other);
+        assert_eq!(copied(&rig, Echo::default()).transport.go_on(other), None, "change {index}");
     }
 }
