@@ -8,6 +8,23 @@ use crate::error::{Error, Result};
 use crate::virtio::mmio::{MmioTransport, Progress};
 use crate::vm::ThreadSetup;
 
+/// The devices, held ([`MmioBus::hold`]).
+pub struct Held<'a>(&'a MmioBus);
+
+impl Held<'_> {
+    /// How far each device's driver is; `None` if one has something to do.
+    pub fn progress(&self) -> Option<Vec<Progress>> {
+        let windows = self.0.windows.iter();
+        windows.map(|window| window.lock().unwrap_or_else(PoisonError::into_inner).progress()).collect()
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.each(MmioTransport::let_go);
+    }
+}
+
 /// Every virtio device, by the order of their windows.
 #[derive(Debug, Clone, Default)]
 pub struct MmioBus {
@@ -33,10 +50,15 @@ impl MmioBus {
         windows.iter_mut().try_for_each(|window| window.start(setup))
     }
 
-    /// How far each device's driver is; `None` if one is in the middle of something.
-    pub fn progress(&self) -> Option<Vec<Progress>> {
-        let all = self.windows.iter();
-        all.map(|window| window.lock().unwrap_or_else(PoisonError::into_inner).progress()).collect()
+    /// Has no device touch the guest's memory until the result is dropped, but what the guest itself has asked for.
+    pub fn hold(&self) -> Held<'_> {
+        self.each(MmioTransport::hold);
+        Held(self)
+    }
+
+    fn each(&self, mut what: impl FnMut(&mut MmioTransport)) {
+        let windows = self.windows.iter();
+        windows.for_each(|window| what(&mut window.lock().unwrap_or_else(PoisonError::into_inner)));
     }
 
     /// Goes on for drivers that are as far as `all` says. The event loop must run.

@@ -5,7 +5,7 @@ mod mmio_bus;
 mod serial;
 
 pub use boot_marker::{BootMarker, MARKER_PORT};
-pub use mmio_bus::MmioBus;
+pub use mmio_bus::{Held, MmioBus};
 pub use serial::{SERIAL_IRQ, SERIAL_PORT, SerialConsole};
 
 use crate::error::Result;

@@ -15,7 +15,7 @@ use vm_memory::{
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::{CHIPS, Processor, State};
-use crate::devices::MmioBus;
+use crate::devices::{Held, MmioBus};
 use crate::error::{Error, Result};
 use crate::events::borrow;
 use crate::host::KvmKind;
@@ -115,8 +115,9 @@ impl Recorder {
     /// Says what the machine is like, and waits until it may go on. Called on the thread of `vcpu`, the only processor that has been started,
     /// between two instructions.
     pub fn stand_still(self, vcpu: &VcpuFd) {
+        let held = self.windows.hold();
         // Without one the machine only is no template.
-        if let Ok(snapshot) = self.look(vcpu) {
+        if let Ok(snapshot) = self.look(vcpu, &held) {
             let _ = self.snapshot.send(snapshot);
         }
         let _ = self.ready.write(1);
@@ -124,9 +125,9 @@ impl Recorder {
         let _ = self.go.recv();
     }
 
-    fn look(&self, vcpu: &VcpuFd) -> Result<Snapshot> {
+    fn look(&self, vcpu: &VcpuFd, devices: &Held<'_>) -> Result<Snapshot> {
         let busy = || Error::os("record a machine")(io::ErrorKind::ResourceBusy.into());
-        let devices = self.windows.progress().ok_or_else(busy)?;
+        let devices = devices.progress().ok_or_else(busy)?;
         let chips = (0..CHIPS).map(|chip_id| {
             let mut chip = kvm_irqchip { chip_id, ..Default::default() };
             let read = self.vm.get_irqchip(&mut chip);

@@ -26,7 +26,7 @@ use vm_memory::{Address as _, Bytes as _, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::window::Window;
-use super::{Activation, FEATURE_EVENT_IDX, FEATURE_VERSION_1, Handler, Interrupt, VirtioDevice};
+use super::{Activation, FEATURE_EVENT_IDX, FEATURE_VERSION_1, Handler, Interrupt, VirtioDevice, Works};
 use crate::error::Result;
 use crate::memory::GuestMemory;
 use crate::vm::ThreadSetup;
@@ -101,6 +101,8 @@ pub struct MmioTransport {
     interrupt: Interrupt,
     loop_endpoint: RemoteEndpoint<Handler>,
     handler: Option<event_manager::SubscriberId>,
+    /// The device would run, and has been told not to.
+    held: bool,
     queues: Vec<QueueRegisters>,
     notifiers: Vec<Arc<EventFd>>,
     status: u32,
@@ -138,6 +140,7 @@ impl MmioTransport {
             window,
             loop_endpoint,
             handler: None,
+            held: false,
             queues,
             notifiers,
             status: 0,
@@ -339,12 +342,26 @@ impl MmioTransport {
         self.handler.map(drop)
     }
 
-    /// How far the driver is, for [`Self::go_on`]; `None` while the device does something for it.
+    /// Has a device that works at any time leave the guest's memory, until [`Self::let_go`].
+    pub fn hold(&mut self) {
+        if self.is_running() && self.device.works() == Works::Anytime {
+            self.take_queues();
+            self.held = true;
+        }
+    }
+
+    /// Undoes [`Self::hold`].
+    pub fn let_go(&mut self) {
+        if std::mem::take(&mut self.held) && self.resume().is_none() {
+            self.interrupt.needs_reset();
+        }
+    }
+
+    /// How far the driver is, for [`Self::go_on`]; `None` while the device does something for it. To be called while it is [held](Self::hold).
     pub fn progress(&self) -> Option<Progress> {
-        // What a driver fills ahead of time, a device takes from only when it has something to say.
         let quiet = |queue: &QueueRegisters| !queue.ready || !queue.is_asked(&self.memory);
-        let rests = !self.is_running() || !self.device.works_when_asked() || self.queues.iter().all(quiet);
-        rests.then(|| Progress {
+        let idle = self.device.works() != Works::WhenAsked || self.queues.iter().all(quiet);
+        (idle || !self.is_running()).then(|| Progress {
             status: self.status,
             features: self.features,
             device_features_page: self.device_features_page,
@@ -369,23 +386,39 @@ impl MmioTransport {
             if !self.features_fit() {
                 return None;
             }
-            self.activate_at(Position::Used)?;
-            // It may be about to look why it was interrupted.
-            self.interrupt.may_have_used();
+            self.resume()?;
         }
         self.show();
         self.show_config();
         Some(())
     }
 
+    /// Gives the device its queues behind what it has used.
+    fn resume(&mut self) -> Option<()> {
+        self.activate_at(Position::Used)?;
+        // The driver may be about to look why it was interrupted.
+        self.interrupt.may_have_used();
+        if self.device.works() == Works::Anytime
+            && self.queues.iter().any(|queue| queue.has_used(&self.memory))
+        {
+            // The last interrupt may have been on its way to the guest.
+            self.interrupt.used_buffers();
+        }
+        Some(())
+    }
+
     /// Takes the queues from the device. When this returns it does not touch the guest's memory any more.
     fn stop(&mut self) {
+        self.take_queues();
+        self.queues.iter_mut().for_each(|queue| queue.ready = false);
+    }
+
+    fn take_queues(&mut self) {
         if let Some(handler) = self.handler.take() {
             // Dropped here and not by the event loop: a handler may have to wait for a slow medium.
             let handler = self.loop_endpoint.call_blocking(move |manager| manager.remove_subscriber(handler));
             drop(handler);
         }
-        self.queues.iter_mut().for_each(|queue| queue.ready = false);
     }
 
     /// The driver takes a queue from a running device. No driver does that without a reset, so the device may stop altogether.
@@ -416,11 +449,19 @@ impl QueueRegisters {
         queue.is_valid(memory).then_some(queue)
     }
 
+    /// Index of one of the queue's rings.
+    fn index(ring: u64, memory: &GuestMemory) -> Option<u16> {
+        memory.load(GuestAddress(ring).checked_add(2)?, Ordering::Acquire).ok()
+    }
+
     /// Whether the driver has asked for something that it has no answer to.
     fn is_asked(&self, memory: &GuestMemory) -> bool {
-        let index =
-            |ring: u64| memory.load::<u16>(GuestAddress(ring).checked_add(2)?, Ordering::Acquire).ok();
-        index(self.available) != index(self.used)
+        Self::index(self.available, memory) != Self::index(self.used, memory)
+    }
+
+    /// Whether the device has used a buffer.
+    fn has_used(&self, memory: &GuestMemory) -> bool {
+        self.ready && Self::index(self.used, memory) != Some(0)
     }
 
     /// A queue that the driver does not use: nothing is ever taken from it.

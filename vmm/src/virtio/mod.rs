@@ -80,9 +80,9 @@ pub trait VirtioDevice: Send {
         self.queue_sizes().len()
     }
 
-    /// Whether all that the driver puts into its queues is something to do: then a queue that is not empty is work that is not done.
-    fn works_when_asked(&self) -> bool {
-        false
+    /// What has the device use the buffers that its driver gives it.
+    fn works(&self) -> Works {
+        Works::WhenReached
     }
 
     /// Starts what threads of its own the device has; each calls `setup` first. Called once, when the machine starts: before that, the
@@ -100,6 +100,17 @@ pub trait VirtioDevice: Send {
     /// # Errors
     /// A resource of the host is missing; the device then says NEEDS_RESET.
     fn activate(&mut self, activation: Activation) -> Result<Handler>;
+}
+
+/// What has a device use the buffers that its driver gives it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Works {
+    /// The driver's requests, each of which is done: a queue that is not empty is work that is not done.
+    WhenAsked,
+    /// Somebody of the host who has found the machine, which nobody does before it is ready.
+    WhenReached,
+    /// The world outside, at any time.
+    Anytime,
 }
 
 /// Copies what there is of `config` from `offset` on; behind its end are zeros.

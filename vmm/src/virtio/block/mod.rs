@@ -21,7 +21,9 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use self::trouble::Reports;
 pub use self::trouble::{DiskTrouble, OnTrouble};
 use self::worker::Workers;
-use super::{Activation, FEATURE_EVENT_IDX, FEATURE_INDIRECT, FEATURE_VERSION_1, Handler, VirtioDevice};
+use super::{
+    Activation, FEATURE_EVENT_IDX, FEATURE_INDIRECT, FEATURE_VERSION_1, Handler, VirtioDevice, Works,
+};
 use crate::error::{Error, Result};
 use crate::vm::ThreadSetup;
 
@@ -157,8 +159,8 @@ impl VirtioDevice for Block {
         &self.config
     }
 
-    fn works_when_asked(&self) -> bool {
-        true
+    fn works(&self) -> Works {
+        Works::WhenAsked
     }
 
     fn start(&mut self, setup: &ThreadSetup) -> Result<()> {

@@ -52,7 +52,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_INDIRECT_DESC;
 use virtiofsd::passthrough::{self, CachePolicy, InodeFileHandlesMode, PassthroughFs};
 
-use super::{Activation, FEATURE_EVENT_IDX, FEATURE_VERSION_1, Handler, VirtioDevice};
+use super::{Activation, FEATURE_EVENT_IDX, FEATURE_VERSION_1, Handler, VirtioDevice, Works};
 use crate::error::{Error, Result};
 use crate::vm::{ThreadKind, ThreadSetup};
 use confined::Confined;
@@ -148,8 +148,8 @@ impl VirtioDevice for Fs {
         &self.config
     }
 
-    fn works_when_asked(&self) -> bool {
-        true
+    fn works(&self) -> Works {
+        Works::WhenAsked
     }
 
     fn start(&mut self, setup: &ThreadSetup) -> Result<()> {

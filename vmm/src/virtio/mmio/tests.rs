@@ -27,7 +27,7 @@ const NEEDS_RESET: u32 = VIRTIO_CONFIG_S_NEEDS_RESET;
 struct Echo {
     config: Arc<AtomicUsize>,
     active: Arc<AtomicUsize>,
-    works_when_asked: bool,
+    works: Option<Works>,
 }
 
 struct EchoHandler {
@@ -49,8 +49,8 @@ impl VirtioDevice for Echo {
         1
     }
 
-    fn works_when_asked(&self) -> bool {
-        self.works_when_asked
+    fn works(&self) -> Works {
+        self.works.unwrap_or(Works::WhenReached)
     }
 
     fn features(&self) -> u64 {
@@ -420,7 +420,7 @@ fn another_device_goes_on_where_the_driver_is() {
 
 #[test]
 fn a_device_with_work_to_do_is_in_no_state_to_be_recorded() {
-    let device = || Echo { works_when_asked: true, ..Echo::default() };
+    let device = || Echo { works: Some(Works::WhenAsked), ..Echo::default() };
     let mut rig = Rig::new(device());
     assert!(rig.transport.progress().is_some());
     let mut rings = rig.start(u64::MAX, 8);
@@ -450,4 +450,27 @@ fn progress_that_no_driver_has_made_is_refused() {
         change(&mut other);
         assert_eq!(copied(&rig, Echo::default()).transport.go_on(other), None, "change {index}");
     }
+}
+
+#[test]
+fn a_device_that_works_at_any_time_can_be_held() {
+    let active = Arc::new(AtomicUsize::new(0));
+    let device = Echo { works: Some(Works::Anytime), active: Arc::clone(&active), ..Echo::default() };
+    let mut rig = Rig::new(device);
+    rig.transport.hold();
+    rig.transport.let_go();
+    assert_eq!(active.load(Ordering::SeqCst), 0, "no driver has started it");
+    let mut rings = rig.start(u64::MAX, 8);
+    echo(&rig, 0, &mut rings[0]);
+    rig.transport.hold();
+    assert_eq!(active.load(Ordering::SeqCst), 0);
+    let progress = rig.transport.progress().unwrap();
+    assert_eq!(rig.status(), RUNNING, "as the driver sees it");
+    rig.transport.let_go();
+    assert_eq!(active.load(Ordering::SeqCst), 1);
+    echo(&rig, 0, &mut rings[0]);
+    // Whoever goes on from there is interrupted: the interrupt of what had been used may not have come.
+    let mut copy = copied(&rig, Echo { works: Some(Works::Anytime), ..Echo::default() });
+    copy.transport.go_on(progress).unwrap();
+    assert!(copy.line.read().is_ok());
 }

@@ -20,7 +20,9 @@ use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_HOST_UFO, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF,
 };
 
-use super::{Activation, FEATURE_EVENT_IDX, FEATURE_INDIRECT, FEATURE_VERSION_1, Handler, VirtioDevice};
+use super::{
+    Activation, FEATURE_EVENT_IDX, FEATURE_INDIRECT, FEATURE_VERSION_1, Handler, VirtioDevice, Works,
+};
 use crate::error::{Error, Result};
 
 const QUEUE_SIZES: [u16; 2] = [256, 256];
@@ -107,6 +109,10 @@ impl VirtioDevice for Net {
 
     fn config(&self) -> &[u8] {
         &self.config
+    }
+
+    fn works(&self) -> Works {
+        Works::Anytime
     }
 
     fn activate(&mut self, activation: Activation) -> Result<Handler> {
