@@ -49,7 +49,7 @@ pub mod marker {
     /// `execve` of the process has succeeded.
     pub const EXEC: u8 = 3;
     /// Everything that machines of this shape have in common is in place: the machine can be recorded as a template. Between
-    /// [`INIT`] and [`READY`], by a guest with [`TEMPLATE_WORD`].
+    /// [`INIT`] and [`READY`], by a guest with [`super::TEMPLATE_WORD`].
     pub const TEMPLATE: u8 = 4;
     /// Init goes on after [`TEMPLATE`], in this machine or in one of the template.
     pub const RESUMED: u8 = 5;

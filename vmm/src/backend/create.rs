@@ -2,27 +2,23 @@
 
 use std::fs::File;
 use std::io::Read as _;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use nix::sys::wait::waitpid;
-use nix::unistd::Pid;
-use oci_spec::runtime::{LinuxIdMapping, Mount, Spec};
-use rkvm_cgroup::{Born, Cgroup};
+use oci_spec::runtime::{Mount, Spec};
+use rkvm_cgroup::Cgroup;
 use rkvm_guest_protocol::{
     Address, GuestSetup, Link as GuestLink, Own, Root, Route, SeccompProgram, WriteLayer,
 };
-use rkvm_linux::idmap;
 use rkvm_linux::mounts::bind;
 use rkvm_linux::mounts::options::Plan as MountPlan;
 use rkvm_linux::namespaces::Namespaces;
 use rkvm_linux::seccomp::Filter;
-use rkvm_linux::sys::spawn::{self, Parent, Side};
-use rkvm_linux::wait::end_of;
-use rkvm_oci::timeline::{MonotonicNs, Phase};
-use rkvm_oci::{CreateRequest, Error, Link, Result, Rootfs, Stdio, Timeline, hooks};
+use rkvm_oci::timeline::MonotonicNs;
+use rkvm_oci::{CreateRequest, Error, Link, Result, Rootfs, Stdio};
 
-use super::channel::{Channel, Go, Report};
+use super::birth;
+use super::channel::Channel;
 use super::plan::{FIRST_FD, NamedFile, Plan, PlannedDisk, PlannedTemplate, Tap};
 use super::spec::{self, Converted, Size};
 use super::templates::{self, Found, Shape};
@@ -30,7 +26,7 @@ use super::{disks, oom, socket, terminal};
 use crate::Access;
 use crate::artifacts;
 use crate::host::Host;
-use crate::jail::{self, Cell, Share, Streams};
+use crate::jail::{Cell, Share, Streams};
 
 /// Name of the root filesystem in the share.
 const ROOT: &str = "root";
@@ -210,7 +206,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
         hooks: spec.hooks().as_ref(),
         state: state.clone(),
     };
-    let spawned = spawn(cell, &cgroup, theirs);
+    let spawned = birth::spawn(cell, &cgroup, theirs);
     let mut created = match spawned {
         Ok((pid, process)) => Created { pid, process, cgroup, size, machine: None, channel, executed: None },
         Err(error) => {
@@ -219,7 +215,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
             return Err(error);
         }
     };
-    let done = bring_up(&mut created, spec, &unmapped, &template, state, timeline)
+    let done = birth::bring_up(&mut created, spec, &unmapped, &template, state, timeline)
         .and_then(|()| late_resources.map_or(Ok(()), |late| created.cgroup.update(&late)))
         .and_then(|()| match console {
             Some((socket, master)) => terminal::send(socket.as_fd(), master.as_fd()),
@@ -228,7 +224,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
     match done {
         Ok(()) => Ok(created),
         Err(error) => {
-            end(&created);
+            birth::end(&created);
             Err(error)
         }
     }
@@ -414,118 +410,4 @@ fn guest_link(link: &Link, of_template: bool) -> GuestLink {
             .into_iter()
             .collect(),
     }
-}
-
-/// Makes the process.
-fn spawn(mut cell: Cell<'_>, cgroup: &Cgroup, theirs: Channel) -> Result<(i32, OwnedFd)> {
-    let failed = |source| Error::failed("make", "the microVM's process", source);
-    let entrance = cgroup.entrance()?;
-    if spawn::is_single_threaded() {
-        let born = entrance.clone_into().map(|fd: BorrowedFd<'_>| fd.try_clone_to_owned()).transpose();
-        let born = born.map_err(failed)?;
-        let how = if born.is_some() { Born::Inside } else { Born::Outside };
-        cell.entrance = Some((entrance, how));
-        return match spawn::clone3(0, Parent::Caller, born.as_ref().map(AsFd::as_fd)).map_err(failed)? {
-            Side::Child => jail::enter(cell, theirs),
-            Side::Parent { pid, pidfd } => Ok((pid, pidfd)),
-        };
-    }
-    cell.entrance = Some((entrance, Born::Outside));
-    match spawn::fork().map_err(failed)? {
-        None => jail::enter(cell, theirs),
-        Some(pid) => Ok((pid, spawn::pidfd_open(pid).map_err(failed)?)),
-    }
-}
-
-fn bring_up(
-    created: &mut Created,
-    spec: &Spec,
-    unmapped: &[(MountPlan, OwnedFd)],
-    template: &Found,
-    mut state: serde_json::Value,
-    timeline: &mut Timeline,
-) -> Result<()> {
-    state["pid"] = created.pid.into();
-    let mut recorded = false;
-    loop {
-        match created.channel.receive::<Report>()? {
-            Some(Report::MapMe) => {
-                map(spec, created.pid, unmapped)?;
-                go(created, Go::Mapped)?;
-            }
-            Some(Report::Enclosed) => {
-                if let Some(all) = spec.hooks() {
-                    #[allow(deprecated)]
-                    hooks::run("prestart", all.prestart().as_ref(), &state)?;
-                    hooks::run("createRuntime", all.create_runtime().as_ref(), &state)?;
-                }
-                go(created, Go::HooksDone)?;
-            }
-            Some(Report::Ready { stamps, machine }) => {
-                // Without it the end only takes longer.
-                created.machine = rkvm_linux::sys::fs::take_from(created.process.as_fd(), machine).ok();
-                timeline.mark_at(Phase::Sandbox, stamps.entered);
-                timeline.mark_at(Phase::Boot, stamps.init);
-                timeline.mark_at(Phase::Process, stamps.ready);
-                created.executed = stamps.executed;
-                return Ok(());
-            }
-            Some(Report::Recordable(snapshot)) => {
-                // Once: nobody can keep us here by saying it again.
-                if !std::mem::replace(&mut recorded, true) {
-                    template.record(*snapshot, created.pid);
-                }
-                go(created, Go::TemplateDone)?;
-            }
-            Some(Report::Failed(failure)) => return Err(failure.into()),
-            Some(Report::NotResumed(failure)) => {
-                template.give_up();
-                return Err(Error::from(failure)
-                    .hint("the machine could not go on from its template, which is not used again: the next ones boot"));
-            }
-            Some(Report::Started) | None => return Err(gone(created)),
-        }
-    }
-}
-
-/// Maps the new user namespace of process `pid`, and the mounts that follow its mapping.
-fn map(spec: &Spec, pid: i32, unmapped: &[(MountPlan, OwnedFd)]) -> Result<()> {
-    let linux = spec.linux().as_ref();
-    let list = |list: Option<&Vec<LinuxIdMapping>>| list.cloned().unwrap_or_default();
-    let uids = list(linux.and_then(|linux| linux.uid_mappings().as_ref()));
-    let gids = list(linux.and_then(|linux| linux.gid_mappings().as_ref()));
-    idmap::write(pid, &uids, &gids)?;
-    if unmapped.is_empty() {
-        return Ok(());
-    }
-    let path = format!("/proc/{pid}/ns/user");
-    let userns = File::open(&path).map_err(|source| Error::failed("open", &path, source))?;
-    unmapped.iter().try_for_each(|(plan, tree)| bind::map_ids(plan, tree.as_fd(), userns.as_fd()))
-}
-
-/// Allows a step; a process that has died meanwhile has said why.
-fn go(created: &Created, step: Go) -> Result<()> {
-    let Err(source) = created.channel.send(&step) else { return Ok(()) };
-    match created.channel.receive() {
-        Ok(Some(Report::Failed(failure))) => Err(failure.into()),
-        Ok(_) => Err(gone(created)),
-        Err(_) => Err(Error::failed("speak to", "the microVM's process", source)),
-    }
-}
-
-/// The process is gone without a word.
-fn gone(created: &Created) -> Error {
-    let oom = created.cgroup.oom_kills().ok().flatten().unwrap_or(0) > 0;
-    let reason = end_of(waitpid(Pid::from_raw(created.pid), None));
-    let error = Error::failed("start", "the microVM's process", reason);
-    if oom { error.hint("its memory limit is too low; raise linux.resources.memory.limit") } else { error }
-}
-
-/// Ends a half-made machine.
-fn end(created: &Created) {
-    let _ = spawn::pidfd_signal(created.process.as_fd(), libc::SIGKILL);
-    let _ = waitpid(Pid::from_raw(created.pid), None);
-    // The error that brought us here is the one to report.
-    let _ = created.cgroup.kill_all();
-    let _ = created.cgroup.remove();
 }

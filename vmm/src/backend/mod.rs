@@ -4,6 +4,7 @@
 //! and executes `rkvm-vmm` ([`crate::process`]). Later commands reach that process through a socket in the state folder ([`control`]), and
 //! the guest's init through another (`exec.rs`).
 
+mod birth;
 pub mod channel;
 pub mod control;
 mod create;

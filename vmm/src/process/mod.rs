@@ -5,6 +5,7 @@ mod commands;
 mod machine;
 mod session;
 pub(crate) mod signals;
+mod streams;
 pub(crate) mod sys;
 
 use std::fs::File;

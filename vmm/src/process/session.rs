@@ -14,7 +14,7 @@ use rkvm_oci::{Error, ExitStatus, KillScope, Result, Signal};
 
 use super::commands::{Asked, Commands, Source};
 use super::machine::Parts;
-use super::{Creator, signals};
+use super::{Creator, signals, streams};
 use crate::backend::channel::{Go, Report, Stamps};
 use crate::backend::control::Command;
 use crate::backend::oom;
@@ -85,16 +85,7 @@ fn guest(error: rkvm_guest_protocol::host::Error) -> Error {
 impl Session {
     /// A machine that has just been started.
     pub(super) fn new(machine: Microvm, parts: Parts, signals: SignalFd) -> Result<Self> {
-        let failed = |source| Error::failed("take over", "the container's streams", source);
-        let own = |stream: &dyn AsFdObject| stream.fd().try_clone_to_owned().map_err(failed);
-        let stdin = own(&std::io::stdin())?;
-        let (streams, terminal) = if parts.terminal {
-            let terminal = stdin.try_clone().map_err(failed)?;
-            (Streams::Terminal(stdin), Some(terminal))
-        } else {
-            let (stdout, stderr) = (own(&std::io::stdout())?, own(&std::io::stderr())?);
-            (Streams::Files { stdin, stdout, stderr }, None)
-        };
+        let (streams, terminal) = streams::take(parts.terminal)?;
         let commands =
             Commands::new(parts.control).map_err(|source| Error::failed("serve", "vmm.sock", source))?;
         Ok(Self {
@@ -500,15 +491,4 @@ fn timeout(deadline: Option<Instant>) -> PollTimeout {
     // Rounded up, so that the time is over when `poll` says so.
     let ms = left.as_millis().saturating_add(1).min(i32::MAX as u128);
     PollTimeout::try_from(ms as i32).unwrap_or(PollTimeout::MAX)
-}
-
-/// Standard streams of different types.
-trait AsFdObject {
-    fn fd(&self) -> std::os::fd::BorrowedFd<'_>;
-}
-
-impl<T: AsFd> AsFdObject for T {
-    fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.as_fd()
-    }
 }

@@ -2,7 +2,7 @@
 //!
 //! A *template* is a file with the state of a machine whose kernel has booted and whose init waits for what it is to become: memory, the first
 //! processor, interrupt controllers, the clock, and how far the drivers of its devices are. A machine on its way is recorded at a
-//! moment that its guest names by a marker ([`Recording`], [`write`]); any number of machines of the same shape begin with it
+//! moment that its guest names by a marker ([`Recording`], [`write()`]); any number of machines of the same shape begin with it
 //! ([`Recorded`]). Each has a copy of its memory and devices of its own, and is told at once what makes it another machine than
 //! the others: a seed for its random numbers, the time, its hardware address (`Own` of the guest protocol).
 //!

@@ -439,7 +439,7 @@ fn progress_that_no_driver_has_made_is_refused() {
         |one| one.features |= 1 << 50,
         |one| one.features = 0,
         |one| one.queues[0].max = 128,
-        |one| drop(one.queues.pop()),
+        |one| one.queues.truncate(1),
         |one| one.queues[0].ready = false,
         |one| one.queues[0].size = 1 << 16,
         |one| one.queues[0].used = u64::MAX - 3,
