@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::sys::statvfs::statvfs;
 use nix::unistd::{geteuid, linkat};
 use rkvm_oci::{Error, Result};
 
@@ -156,6 +157,11 @@ fn folder(path: &Path) -> io::Result<PathBuf> {
 fn write(path: &Path, content: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     let folder = path.parent().unwrap_or(path);
     make_room(folder)?;
+    let space = statvfs(folder)?;
+    let [all, left] = [space.blocks(), space.blocks_available()].map(|blocks| blocks * space.fragment_size());
+    if left < needed_space(all) {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
     // Without a name until it is complete: an interruption leaves nothing.
     let mut options = File::options();
     let mut file = options.read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE).open(folder)?;
@@ -163,6 +169,13 @@ fn write(path: &Path, content: impl FnOnce(&mut File) -> io::Result<()>) -> io::
     let nameless = format!("/proc/self/fd/{}", file.as_raw_fd());
     // Another machine of this shape may have been faster.
     Ok(linkat(AT_FDCWD, nameless.as_str(), AT_FDCWD, path, AtFlags::AT_SYMLINK_FOLLOW)?)
+}
+
+/// What of a file system of `all` bytes must be free for a template to be added: others need /run more than machines need a faster start.
+fn needed_space(all: u64) -> u64 {
+    /// As much is always enough.
+    const ENOUGH: u64 = 1 << 30;
+    (all / 4).min(ENOUGH)
 }
 
 /// Removes what was used least lately, until one more may come.
@@ -252,6 +265,12 @@ mod tests {
             fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();
         assert_eq!(left, ["0", "1", "2", "3", "4", "5", "6", "empty"]);
+    }
+
+    #[test]
+    fn a_small_run_is_not_filled() {
+        assert_eq!(needed_space(100 << 20), 25 << 20);
+        assert_eq!(needed_space(1 << 40), 1 << 30);
     }
 
     #[test]

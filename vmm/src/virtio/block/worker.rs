@@ -2,7 +2,8 @@
 //! requests of its own.
 //!
 //! The first thread takes requests off the queue and serves those itself that the host has the data of at hand: no hand-over, no second
-//! wake-up. A request that would wait for the medium goes to one of a few helpers.
+//! wake-up. A request that would wait for the medium goes to one of a few helpers, which are made when there is such a request: most disks are
+//! images that the host has in memory, and never have one. They are made by the first thread and are as confined as that is.
 
 use std::collections::VecDeque;
 use std::io;
@@ -72,6 +73,8 @@ struct State {
     active: Option<Active>,
     /// Requests for the helpers.
     slow: VecDeque<Chain>,
+    /// Helpers that wait for one.
+    idle: usize,
     /// Threads that may touch the guest's memory.
     users: usize,
     stage: Stage,
@@ -124,13 +127,11 @@ impl Workers {
         let thread = thread::Builder::new()
             .name("disk".to_owned())
             .spawn(move || {
-                // Made here: the guest boots meanwhile. With fewer of them, or none, the disk works too.
-                let helpers: Vec<_> = (0..HELPERS).map_while(|_| spawn_helper(&shared, &setup)).collect();
-                let count = helpers.len();
                 if setup.call(ThreadKind::Disk) {
-                    lead(&shared, count);
+                    let mut helpers = vec![];
+                    lead(&shared, &mut helpers);
+                    helpers.into_iter().for_each(|helper| drop(helper.join()));
                 }
-                helpers.into_iter().for_each(|helper| drop(helper.join()));
             })
             .map_err(Error::os("start a disk's thread"))?;
         self.thread = Some(thread);
@@ -190,7 +191,7 @@ impl Drop for Running {
 }
 
 /// The first thread: serves one activation of the device after the other.
-fn lead(shared: &Shared, helpers: usize) {
+fn lead(shared: &Arc<Shared>, helpers: &mut Helpers) {
     let mut state = shared.lock();
     loop {
         let Some((memory, notifier)) = (match (state.stage, &state.active) {
@@ -222,10 +223,10 @@ fn lead(shared: &Shared, helpers: usize) {
 
 /// Serves the queue until it is empty.
 fn take_turn<'a>(
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
     mut state: MutexGuard<'a, State>,
     memory: &Arc<GuestMemory>,
-    helpers: usize,
+    helpers: &mut Helpers,
 ) -> MutexGuard<'a, State> {
     let (mut requests, mut bytes) = (0, 0);
     loop {
@@ -240,12 +241,16 @@ fn take_turn<'a>(
             return state;
         };
         // A guest can name the same chain again and again: what waits is bounded by the queue's size.
-        let patience = match helpers > 0 && slow.len() < usize::from(active.queue.size()) {
+        let patience = match slow.len() < usize::from(active.queue.size()) {
             true => Patience::None,
             false => Patience::Unlimited,
         };
         drop(state);
-        let served = serve(&shared.medium, memory, chain.clone(), patience);
+        let mut served = serve(&shared.medium, memory, chain.clone(), patience);
+        if matches!(served, Served::MustWait) && !have_helper(shared, helpers) {
+            // With fewer of them, or none, the disk works too.
+            served = serve(&shared.medium, memory, chain.clone(), Patience::Unlimited);
+        }
         state = shared.lock();
         let State { active: Some(active), slow, .. } = &mut *state else { return state };
         match served {
@@ -266,14 +271,20 @@ fn take_turn<'a>(
     }
 }
 
-fn spawn_helper(shared: &Arc<Shared>, setup: &ThreadSetup) -> Option<JoinHandle<()>> {
-    let (shared, setup) = (Arc::clone(shared), setup.clone());
-    let body = move || {
-        if setup.call(ThreadKind::Disk) {
-            help(&shared);
-        }
-    };
-    thread::Builder::new().name("disk-helper".to_owned()).spawn(body).ok()
+/// Threads beside the first.
+type Helpers = Vec<JoinHandle<()>>;
+
+/// Sees to it that a helper is there for one more request, unless all are busy. Whether there is any.
+fn have_helper(shared: &Arc<Shared>, helpers: &mut Helpers) -> bool {
+    let state = shared.lock();
+    let enough = state.idle > state.slow.len();
+    drop(state);
+    if !enough && helpers.len() < HELPERS {
+        let shared = Arc::clone(shared);
+        // Without a name: giving it one is a system call that this thread may not make any more.
+        helpers.extend(thread::Builder::new().spawn(move || help(&shared)));
+    }
+    !helpers.is_empty()
 }
 
 /// A helper: serves what waits for the medium.
@@ -286,7 +297,9 @@ fn help(shared: &Shared) {
             Stage::Idle | Stage::Stopping => None,
         };
         let Some(chain) = next else {
+            state.idle += 1;
             state = shared.wait(&shared.work, state);
+            state.idle -= 1;
             continue;
         };
         state.users += 1;
