@@ -17,7 +17,6 @@ use crate::sync::{Channel, Go, Report};
 use crate::validate;
 use rkvm_cgroup::{Born, Cgroup};
 use rkvm_linux::idmap;
-use rkvm_linux::mounts::bind;
 use rkvm_linux::mounts::options::Plan as MountPlan;
 use rkvm_linux::namespaces::Namespaces;
 use rkvm_linux::seccomp::{Filter, Listener};
@@ -216,7 +215,7 @@ fn spawn_init(
     let report = loop {
         match channel.receive_of(speaker.as_fd())? {
             Some(Report::MapMe) => {
-                map(spec, between, idmapped)?;
+                idmap::map(spec, between, idmapped)?;
                 // When it has died, the next report says so.
                 let _ = channel.go(Go::Mapped);
             }
@@ -237,21 +236,6 @@ fn birthplace<'a>(context: &'a Context<'_>) -> Option<BorrowedFd<'a>> {
         Some((entrance, Born::Inside)) => entrance.clone_into(),
         _ => None,
     }
-}
-
-/// Maps the new user namespace of process `pid`, and the mounts that follow its mapping.
-fn map(spec: &oci_spec::runtime::Spec, pid: i32, idmapped: &[(MountPlan, OwnedFd)]) -> Result<()> {
-    let linux = spec.linux().as_ref();
-    let list = |list: Option<&Vec<_>>| list.cloned().unwrap_or_default();
-    let uids = list(linux.and_then(|linux| linux.uid_mappings().as_ref()));
-    let gids = list(linux.and_then(|linux| linux.gid_mappings().as_ref()));
-    idmap::write(pid, &uids, &gids)?;
-    if idmapped.is_empty() {
-        return Ok(());
-    }
-    let path = format!("/proc/{pid}/ns/user");
-    let userns = fs::File::open(&path).map_err(|source| Error::failed("open", &path, source))?;
-    idmapped.iter().try_for_each(|(plan, tree)| bind::map_ids(plan, tree.as_fd(), userns.as_fd()))
 }
 
 /// The intermediate process: joins, then makes the init process as its own sibling. Never returns.
@@ -324,7 +308,7 @@ struct Runtime<'a> {
 impl Runtime<'_> {
     fn bring_up(&self, created: &mut Created, timeline: &mut rkvm_oci::Timeline) -> Result<()> {
         if self.unmapped {
-            map(self.spec, created.pid, &self.idmapped)?;
+            idmap::map(self.spec, created.pid, &self.idmapped)?;
             go(created, Go::Mapped)?;
         }
         self.plan.limits(created.pid)?;

@@ -1,12 +1,14 @@
 //! User and group id mappings of a user namespace (user_namespaces(7)).
 
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
 
-use oci_spec::runtime::LinuxIdMapping;
+use oci_spec::runtime::{LinuxIdMapping, Spec};
 use rkvm_oci::{Error, Result};
 
+use crate::mounts::bind;
+use crate::mounts::options::Plan;
 use crate::sys::spawn::{self, Parent, Side};
 
 /// The kernel's form of a mapping table.
@@ -61,6 +63,24 @@ fn run_helper(helper: &'static str, pid: i32, mappings: &[LinuxIdMapping]) -> Re
     }
     let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     Err(Error::failed("map ids with", helper, reason).hint("check /etc/subuid and /etc/subgid"))
+}
+
+/// Maps the new user namespace of process `pid` as `spec` says, and those of `mounts` that follow its mapping.
+///
+/// # Errors
+/// The kernel refuses the table, or a file system cannot be idmapped.
+pub fn map(spec: &Spec, pid: i32, mounts: &[(Plan, OwnedFd)]) -> Result<()> {
+    let linux = spec.linux().as_ref();
+    let list = |list: Option<&Vec<LinuxIdMapping>>| list.cloned().unwrap_or_default();
+    let uids = list(linux.and_then(|linux| linux.uid_mappings().as_ref()));
+    let gids = list(linux.and_then(|linux| linux.gid_mappings().as_ref()));
+    write(pid, &uids, &gids)?;
+    if mounts.is_empty() {
+        return Ok(());
+    }
+    let path = format!("/proc/{pid}/ns/user");
+    let userns = fs::File::open(&path).map_err(|source| Error::failed("open", &path, source))?;
+    mounts.iter().try_for_each(|(plan, tree)| bind::map_ids(plan, tree.as_fd(), userns.as_fd()))
 }
 
 /// A user namespace with these mappings and no process in it, for an idmapped mount.

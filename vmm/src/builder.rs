@@ -118,7 +118,7 @@ pub fn build(host: &Host, mut config: VmConfig) -> Result<Microvm> {
         // The other processors have not been started yet.
         Template::Use(recorded) => {
             let behind = recorded.give(&vm, &vcpus[0].fd)?;
-            begun = Some(Begun { devices: recorded.into_devices(), behind });
+            begun = Some(Begun { devices: Mutex::new(recorded.into_devices()), behind });
         }
     }
     let parts = Parts {

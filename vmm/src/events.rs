@@ -93,6 +93,12 @@ struct State {
     end: Option<End>,
 }
 
+impl State {
+    fn marked(&self, values: &[u8]) -> Option<MonotonicNs> {
+        self.markers.iter().find(|marker| values.contains(&marker.value)).map(|marker| marker.at)
+    }
+}
+
 /// Markers and the end of one machine; every thread of it may write and wait.
 #[derive(Debug)]
 pub struct Events {
@@ -152,6 +158,11 @@ impl Events {
         self.lock().markers.clone()
     }
 
+    /// When the guest first wrote one of `values`, if it has.
+    pub fn marked(&self, values: &[u8]) -> Option<MonotonicNs> {
+        self.lock().marked(values)
+    }
+
     /// Why the machine has ended, if it has.
     pub fn ended(&self) -> Option<End> {
         self.lock().end.clone()
@@ -167,8 +178,8 @@ impl Events {
     /// # Errors
     /// Why the machine has ended without it, or [`End::TimedOut`].
     pub fn wait_marker(&self, value: u8, limit: Duration) -> Result<MonotonicNs, End> {
-        self.wait(Some(limit), |state| match state.markers.iter().find(|marker| marker.value == value) {
-            Some(marker) => Some(Ok(marker.at)),
+        self.wait(Some(limit), |state| match state.marked(&[value]) {
+            Some(at) => Some(Ok(at)),
             None => state.end.clone().map(Err),
         })
         .unwrap_or(Err(End::TimedOut))

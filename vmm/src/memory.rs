@@ -20,6 +20,15 @@ pub(crate) fn low_end(memory: &GuestMemory) -> u64 {
     memory.iter().next().map_or(1, |region| region.last_addr().raw_value() + 1)
 }
 
+/// Where `region` begins in this process.
+///
+/// # Errors
+/// It has no beginning.
+pub(crate) fn place(region: &GuestRegionMmap<()>) -> Result<u64> {
+    let host = region.get_host_address(MemoryRegionAddress(0));
+    host.map(|host| host as u64).map_err(Error::write("a memory region"))
+}
+
 /// Owner of the guest's RAM: gives its pages back when it is dropped. The addresses stay reserved, because a device may still hold
 /// a [`GuestMemory`]; a process that runs one machine ends with it anyway.
 #[derive(Debug)]
@@ -65,14 +74,12 @@ impl Ram {
     /// KVM refuses a region.
     pub fn register(&self, vm: &VmFd) -> Result<()> {
         for (slot, region) in self.memory.iter().enumerate() {
-            let host =
-                region.get_host_address(MemoryRegionAddress(0)).map_err(Error::write("a memory region"))?;
             let region = kvm_userspace_memory_region {
                 slot: slot as u32,
                 flags: 0,
                 guest_phys_addr: region.start_addr().0,
                 memory_size: region.len(),
-                userspace_addr: host as u64,
+                userspace_addr: place(region)?,
             };
             sys::set_region(vm, region)?;
         }
@@ -122,4 +129,4 @@ impl Drop for Ram {
 pub mod ahead;
 mod sys;
 
-pub(crate) use sys::read_at;
+pub(crate) use sys::{HUGE_PAGE, read_at};

@@ -86,8 +86,7 @@ pub struct Microvm {
     ports: Arc<Mutex<PortBus>>,
     counters: Arc<Counters>,
     kind: KvmKind,
-    begun: Mutex<Option<Begun>>,
-    behind: Option<i64>,
+    begun: Option<Begun>,
     recording: Mutex<Option<Recording>>,
     // Dropped after the vCPU threads have ended (`Drop` joins them): devices, VM, and last its memory.
     event_loop: EventLoop,
@@ -115,8 +114,8 @@ pub(crate) struct Parts {
 /// How far a machine is that goes on from a template.
 #[derive(Debug)]
 pub(crate) struct Begun {
-    /// How far the drivers of its devices are, by the order of the devices.
-    pub devices: Vec<Progress>,
+    /// How far the drivers of its devices are, by the order of the devices, until it is started.
+    pub devices: Mutex<Vec<Progress>>,
     /// How far the guest's time of day is behind the host's, ns.
     pub behind: i64,
 }
@@ -135,8 +134,7 @@ impl Microvm {
             ports: parts.ports,
             counters: parts.counters,
             kind: parts.kind,
-            behind: parts.begun.as_ref().map(|begun| begun.behind),
-            begun: Mutex::new(parts.begun),
+            begun: parts.begun,
             recording: Mutex::new(parts.recording),
             event_loop: parts.event_loop,
             vm: parts.vm,
@@ -168,11 +166,11 @@ impl Microvm {
         let vcpus = std::mem::take(&mut *lock(&self.waiting));
         match vcpus.first().map(|vcpu| vcpu.windows.clone()) {
             // The guest looks for its devices only after milliseconds.
-            Some(windows) => match lock(&self.begun).take() {
+            Some(windows) => match &self.begun {
                 None => windows.start(&setup, || self.start_vcpus(vcpus, &setup)),
                 Some(begun) => {
                     // Its devices run already: what they are asked for waits until they have their threads.
-                    windows.go_on(begun.devices)?;
+                    windows.go_on(std::mem::take(&mut *lock(&begun.devices)))?;
                     self.start_vcpus(vcpus, &setup)?;
                     windows.start(&setup, || Ok(()))
                 }
@@ -259,7 +257,7 @@ impl Microvm {
 
     /// How far the guest's time of day is behind the host's, ns, if the machine goes on from a template.
     pub fn behind(&self) -> Option<i64> {
-        self.behind
+        self.begun.as_ref().map(|begun| begun.behind)
     }
 
     /// How KVM runs this guest.

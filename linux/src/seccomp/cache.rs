@@ -5,13 +5,14 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use oci_spec::runtime::LinuxSeccomp;
 use sha2::{Digest, Sha256};
 
 use super::compile;
+use crate::sys::fs::is_trusted;
 
 /// Changes whenever the compiler in this crate does.
 const FORMAT: &str = "rkvm seccomp program 1";
@@ -39,25 +40,18 @@ fn hex(bytes: &[u8]) -> String {
 
 /// The program stored under `key`, if there is a trustworthy one.
 pub(super) fn load(dir: &Path, key: &str) -> Option<Vec<libc::sock_filter>> {
-    if !trusted(&fs::symlink_metadata(dir).ok()?, libc::S_IFDIR) {
+    if !is_trusted(&fs::symlink_metadata(dir).ok()?, libc::S_IFDIR) {
         return None;
     }
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(dir.join(key)).ok()?;
     let metadata = file.metadata().ok()?;
-    if !trusted(&metadata, libc::S_IFREG) || metadata.len() > MAX_BYTES {
+    if !is_trusted(&metadata, libc::S_IFREG) || metadata.len() > MAX_BYTES {
         return None;
     }
     let mut bytes = Vec::with_capacity(metadata.len() as usize);
     file.take(MAX_BYTES).read_to_end(&mut bytes).ok()?;
     let (checksum, program) = bytes.split_at_checked(32)?;
     (Sha256::digest(program)[..] == *checksum && !program.is_empty()).then(|| compile::decode(program))
-}
-
-/// Whether only this user, or nobody, can have written it.
-fn trusted(metadata: &fs::Metadata, kind: libc::mode_t) -> bool {
-    metadata.mode() & libc::S_IFMT == kind
-        && metadata.uid() == nix::unistd::geteuid().as_raw()
-        && metadata.mode() & 0o022 == 0
 }
 
 /// Stores a program; failing to only costs the next container the time to compile.
@@ -67,7 +61,7 @@ pub(super) fn store(dir: &Path, key: &str, program: &[libc::sock_filter]) {
 
 fn try_store(dir: &Path, key: &str, program: &[libc::sock_filter]) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    if !trusted(&fs::symlink_metadata(dir)?, libc::S_IFDIR) {
+    if !is_trusted(&fs::symlink_metadata(dir)?, libc::S_IFDIR) {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
     if fs::read_dir(dir)?.count() >= MAX_PROGRAMS {

@@ -1,7 +1,9 @@
 //! Files: resolution inside a root, descriptors.
 
+use std::fs::Metadata;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use super::{c_path, check};
@@ -12,6 +14,13 @@ const RESOLVE_IN_ROOT: u64 = 0x10;
 const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
 /// openat2(2): no mount point is crossed.
 const RESOLVE_NO_XDEV: u64 = 0x01;
+
+/// Whether this is of `kind` (`S_IFDIR`, `S_IFREG`), and only this user, or nobody, can have written it.
+pub fn is_trusted(metadata: &Metadata, kind: libc::mode_t) -> bool {
+    metadata.mode() & libc::S_IFMT == kind
+        && metadata.uid() == nix::unistd::geteuid().as_raw()
+        && metadata.mode() & 0o022 == 0
+}
 
 /// `struct open_how` of openat2(2).
 #[repr(C)]

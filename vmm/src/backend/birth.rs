@@ -1,14 +1,12 @@
 //! The birth of a machine's process, and its way to where the guest is ready.
 
-use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
-use oci_spec::runtime::{LinuxIdMapping, Spec};
+use oci_spec::runtime::Spec;
 use rkvm_cgroup::{Born, Cgroup};
 use rkvm_linux::idmap;
-use rkvm_linux::mounts::bind;
 use rkvm_linux::mounts::options::Plan as MountPlan;
 use rkvm_linux::sys::spawn::{self, Parent, Side};
 use rkvm_linux::wait::end_of;
@@ -55,7 +53,7 @@ pub(super) fn bring_up(
     loop {
         match created.channel.receive::<Report>()? {
             Some(Report::MapMe) => {
-                map(spec, created.pid, unmapped)?;
+                idmap::map(spec, created.pid, unmapped)?;
                 go(created, Go::Mapped)?;
             }
             Some(Report::Enclosed) => {
@@ -91,21 +89,6 @@ pub(super) fn bring_up(
             Some(Report::Started) | None => return Err(gone(created)),
         }
     }
-}
-
-/// Maps the new user namespace of process `pid`, and the mounts that follow its mapping.
-fn map(spec: &Spec, pid: i32, unmapped: &[(MountPlan, OwnedFd)]) -> Result<()> {
-    let linux = spec.linux().as_ref();
-    let list = |list: Option<&Vec<LinuxIdMapping>>| list.cloned().unwrap_or_default();
-    let uids = list(linux.and_then(|linux| linux.uid_mappings().as_ref()));
-    let gids = list(linux.and_then(|linux| linux.gid_mappings().as_ref()));
-    idmap::write(pid, &uids, &gids)?;
-    if unmapped.is_empty() {
-        return Ok(());
-    }
-    let path = format!("/proc/{pid}/ns/user");
-    let userns = File::open(&path).map_err(|source| Error::failed("open", &path, source))?;
-    unmapped.iter().try_for_each(|(plan, tree)| bind::map_ids(plan, tree.as_fd(), userns.as_fd()))
 }
 
 /// Allows a step; a process that has died meanwhile has said why.

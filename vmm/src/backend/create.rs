@@ -133,7 +133,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
         program: &program,
         artifacts: &artifacts,
         size,
-        image: root.image_bytes,
+        image: root.image.as_ref().map(|image| image.path.as_path()),
         share: !shares.is_empty(),
         link: expects_link,
     };
@@ -286,7 +286,6 @@ fn program() -> Result<File> {
 struct GuestRoot {
     form: Root,
     image: Option<NamedFile>,
-    image_bytes: Option<u64>,
 }
 
 fn root_filesystem(
@@ -317,22 +316,16 @@ fn root_filesystem(
                 },
             )?;
             opened.place = Some(root_path.to_owned());
-            Ok((
-                GuestRoot { form: Root::Shared(ROOT.to_owned()), image: None, image_bytes: None },
-                vec![opened],
-            ))
+            Ok((GuestRoot { form: Root::Shared(ROOT.to_owned()), image: None }, vec![opened]))
         }
         Rootfs::Image { image, write_layer } => {
             let options: &[&str] =
                 if namespaces.has(libc::CLONE_NEWUSER) { &["bind", "idmap"] } else { &["bind"] };
             let opened = open(WRITE.to_owned(), bind(&write_layer, options)?, namespaces)?;
-            let failed = |source| Error::failed("open the image", image.display(), source);
-            let file = File::open(&image).map_err(failed)?;
-            let image_bytes = Some(file.metadata().map_err(failed)?.len());
-            let image = NamedFile { fd: descriptors.add(file), path: image };
+            let image = descriptors.open("open the image", &image)?;
             let form =
                 Root::Layers { image: IMAGE_DEVICE.to_owned(), write: WriteLayer::Shared(WRITE.to_owned()) };
-            Ok((GuestRoot { form, image: Some(image), image_bytes }, vec![opened]))
+            Ok((GuestRoot { form, image: Some(image) }, vec![opened]))
         }
     }
 }

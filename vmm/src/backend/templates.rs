@@ -10,7 +10,8 @@ use std::time::SystemTime;
 
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::sys::statvfs::statvfs;
-use nix::unistd::{geteuid, linkat};
+use nix::unistd::linkat;
+use rkvm_linux::sys::fs::is_trusted;
 use rkvm_oci::{Error, Result};
 
 use super::spec::Size;
@@ -35,8 +36,8 @@ pub struct Shape<'a> {
     pub artifacts: &'a Artifacts,
     /// How large it is.
     pub size: Size,
-    /// Size of the image's device, bytes: the guest's kernel has asked for it.
-    pub image: Option<u64>,
+    /// The image: the guest's kernel has asked for the size of its device.
+    pub image: Option<&'a Path>,
     /// Whether folders of the host are shared.
     pub share: bool,
     /// Whether it has a network link.
@@ -48,12 +49,13 @@ impl Shape<'_> {
     fn key(&self) -> io::Result<String> {
         let Artifacts { kernel, initrd, cmdline, .. } = self.artifacts;
         let Size { vcpus, memory_mib } = self.size;
+        let image = self.image.map(fs::metadata).transpose()?.map(|image| image.len());
         let parts = [
             fs::read_to_string(BOOT_ID)?.trim().to_owned(),
             stamp(&self.program.metadata()?),
             stamp(&fs::metadata(kernel)?),
             stamp(&fs::metadata(initrd)?),
-            format!("{vcpus} {memory_mib} {:?} {} {}", self.image, self.share, self.link),
+            format!("{vcpus} {memory_mib} {image:?} {} {}", self.share, self.link),
             cmdline.clone(),
         ];
         Ok(parts.join("\n"))
@@ -148,9 +150,11 @@ fn folder(path: &Path) -> io::Result<PathBuf> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    let about = fs::symlink_metadata(path)?;
-    let ours = about.is_dir() && about.uid() == geteuid().as_raw() && about.mode() & 0o022 == 0;
-    if ours { Ok(path.to_owned()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+    if is_trusted(&fs::symlink_metadata(path)?, libc::S_IFDIR) {
+        Ok(path.to_owned())
+    } else {
+        Err(io::ErrorKind::PermissionDenied.into())
+    }
 }
 
 /// Makes the file `path` with what `content` writes to it.

@@ -57,7 +57,6 @@ pub struct Vm {
     stored: Stored,
     /// The conversation with a process that is not recorded yet.
     channel: Option<Channel>,
-
     /// KVM's descriptor of the machine, where this process has made it; see [`ENDED`].
     machine: Option<OwnedFd>,
 }

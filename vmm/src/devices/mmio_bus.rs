@@ -15,7 +15,7 @@ impl Held<'_> {
     /// How far each device's driver is; `None` if one has something to do.
     pub fn progress(&self) -> Option<Vec<Progress>> {
         let windows = self.0.windows.iter();
-        windows.map(|window| window.lock().unwrap_or_else(PoisonError::into_inner).progress()).collect()
+        windows.map(|window| lock(window).progress()).collect()
     }
 }
 
@@ -44,8 +44,7 @@ impl MmioBus {
     /// # Errors
     /// The host has no thread left, or what `first` says.
     pub(crate) fn start(&self, setup: &ThreadSetup, first: impl FnOnce() -> Result<()>) -> Result<()> {
-        let mut windows: Vec<_> =
-            self.windows.iter().map(|window| window.lock().unwrap_or_else(PoisonError::into_inner)).collect();
+        let mut windows: Vec<_> = self.windows.iter().map(|window| lock(window)).collect();
         first()?;
         windows.iter_mut().try_for_each(|window| window.start(setup))
     }
@@ -58,7 +57,7 @@ impl MmioBus {
 
     fn each(&self, mut what: impl FnMut(&mut MmioTransport)) {
         let windows = self.windows.iter();
-        windows.for_each(|window| what(&mut window.lock().unwrap_or_else(PoisonError::into_inner)));
+        windows.for_each(|window| what(&mut lock(window)));
     }
 
     /// Goes on for drivers that are as far as `all` says. The event loop must run.
@@ -71,7 +70,7 @@ impl MmioBus {
             return Err(failed());
         }
         for (window, progress) in self.windows.iter().zip(all) {
-            let mut window = window.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut window = lock(window);
             window.go_on(progress).ok_or_else(failed)?;
         }
         Ok(())
@@ -85,9 +84,7 @@ impl MmioBus {
     /// The guest reads at `address`; where nothing is, ones.
     pub fn read(&self, address: u64, data: &mut [u8]) {
         match self.find(address) {
-            Some((window, offset)) => {
-                window.lock().unwrap_or_else(PoisonError::into_inner).read(offset, data)
-            }
+            Some((window, offset)) => lock(window).read(offset, data),
             None => data.fill(0xff),
         }
     }
@@ -95,7 +92,7 @@ impl MmioBus {
     /// The guest writes at `address`; where nothing is, nothing happens.
     pub fn write(&self, address: u64, data: &[u8]) {
         if let Some((window, offset)) = self.find(address) {
-            window.lock().unwrap_or_else(PoisonError::into_inner).write(offset, data);
+            lock(window).write(offset, data);
         }
     }
 
@@ -104,4 +101,8 @@ impl MmioBus {
         let window = self.windows.get(usize::try_from(relative / VIRTIO_MMIO_SIZE).ok()?)?;
         Some((window, relative % VIRTIO_MMIO_SIZE))
     }
+}
+
+fn lock(window: &Mutex<MmioTransport>) -> MutexGuard<'_, MmioTransport> {
+    window.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -118,9 +118,8 @@ fn go(mut cell: Cell<'_>, channel: &Channel) -> Result<std::convert::Infallible>
     root::build(std::mem::take(&mut cell.shares))?;
     cell.descriptors.insert(0, proc_self_fd);
     if let Some(link) = link {
-        let mut shown = guest_link(&link);
-        shown.hardware_address = cell.plan.setup.own.is_some().then_some(link.mac);
-        cell.plan.setup.links.push(shown);
+        let of_template = cell.plan.setup.own.is_some();
+        cell.plan.setup.links.push(guest_link(&link, of_template));
         cell.plan.tap = Some(Tap { fd: FIRST_FD + cell.descriptors.len() as i32, mac: link.mac });
         cell.descriptors.push(link.tap);
     }
@@ -141,7 +140,7 @@ fn splice() -> Result<Option<Spliced>> {
     })
 }
 
-fn guest_link(link: &Spliced) -> Link {
+fn guest_link(link: &Spliced, of_template: bool) -> Link {
     let route = |(to, prefix, via): &(IpAddr, u8, Option<IpAddr>)| Route {
         to: Address { address: *to, prefix: *prefix },
         via: *via,
@@ -150,7 +149,7 @@ fn guest_link(link: &Spliced) -> Link {
     Link {
         // What the guest's kernel calls its one network device.
         name: "eth0".to_owned(),
-        hardware_address: None,
+        hardware_address: of_template.then_some(link.mac),
         mtu: Some(link.mtu),
         addresses: link.addresses.iter().map(address).collect(),
         routes: link.routes.iter().map(route).collect(),

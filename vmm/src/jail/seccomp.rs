@@ -195,13 +195,18 @@ impl Thread {
     fn requests(self) -> &'static [u64] {
         match self {
             Self::Main => &[libc::FIONBIO, libc::TIOCGWINSZ],
-            Self::Of(ThreadKind::Vcpu) => {
+            Self::Of(ThreadKind::Vcpu | ThreadKind::RecordedVcpu) => {
                 &[KVM_RUN, KVM_KVMCLOCK_CTRL, KVM_GET_REGS, TUNSETOFFLOAD, TUNSETVNETHDRSZ, libc::FIONBIO]
             }
+            Self::Of(ThreadKind::Devices) => &[libc::FIONBIO, TUNSETOFFLOAD, TUNSETVNETHDRSZ],
+            Self::Of(ThreadKind::Disk | ThreadKind::FileServer) => &[],
+        }
+    }
+
+    /// Those of them that only a recorded machine makes.
+    fn further_requests(self) -> &'static [u64] {
+        match self {
             Self::Of(ThreadKind::RecordedVcpu) => &[
-                KVM_RUN,
-                KVM_KVMCLOCK_CTRL,
-                KVM_GET_REGS,
                 KVM_GET_IRQCHIP,
                 KVM_GET_CLOCK,
                 KVM_GET_MP_STATE,
@@ -212,12 +217,8 @@ impl Thread {
                 KVM_GET_LAPIC,
                 KVM_GET_MSRS,
                 KVM_GET_VCPU_EVENTS,
-                TUNSETOFFLOAD,
-                TUNSETVNETHDRSZ,
-                libc::FIONBIO,
             ],
-            Self::Of(ThreadKind::Devices) => &[libc::FIONBIO, TUNSETOFFLOAD, TUNSETVNETHDRSZ],
-            Self::Of(ThreadKind::Disk | ThreadKind::FileServer) => &[],
+            _ => &[],
         }
     }
 
@@ -254,7 +255,8 @@ fn program(thread: Thread, pid: u32) -> io::Result<BpfProgram> {
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         rules.insert(call, vec![condition(2, Dword, prot_exec.clone(), 0)?]);
     }
-    let requests = thread.requests().iter().map(|request| condition(1, Dword, SeccompCmpOp::Eq, *request));
+    let requests = thread.requests().iter().chain(thread.further_requests());
+    let requests = requests.map(|request| condition(1, Dword, SeccompCmpOp::Eq, *request));
     let requests: Vec<_> = requests.collect::<io::Result<_>>()?;
     if !requests.is_empty() {
         rules.insert(libc::SYS_ioctl, requests);

@@ -28,6 +28,8 @@ const KILL_LIMIT: Duration = Duration::from_secs(5);
 const LAST_WORDS_LIMIT: Duration = Duration::from_millis(200);
 /// How long the creator may take to ask for the start of a process that has ended already.
 const ASK_LIMIT: Duration = Duration::from_secs(60);
+/// What init says when it begins, in a machine that boots and in one of a template.
+const BEGINS: [u8; 2] = [marker::INIT, marker::RESUMED];
 /// Lines of the guest's console that an error shows.
 const CONSOLE_LINES: usize = 12;
 
@@ -133,9 +135,11 @@ impl Session {
 
     /// The boot has taken too long.
     fn hung(&self) -> End {
-        let init =
-            self.machine.markers().iter().any(|stamp| [marker::INIT, marker::RESUMED].contains(&stamp.value));
-        End::HungBoot(if init { BootPhase::Init } else { BootPhase::Kernel }, self.boot_limit)
+        let phase = match self.machine.events().marked(&BEGINS) {
+            Some(_) => BootPhase::Init,
+            None => BootPhase::Kernel,
+        };
+        End::HungBoot(phase, self.boot_limit)
     }
 
     fn boot(&mut self, creator: &mut Creator) -> Result<()> {
@@ -181,12 +185,10 @@ impl Session {
         let events = self.machine.events();
         let now = MonotonicNs::now();
         let entered = events.entered().unwrap_or(now);
-        let markers = events.markers();
-        let at = |value: u8| markers.iter().find(|marker| marker.value == value).map(|marker| marker.at);
-        let init = at(marker::INIT).or_else(|| at(marker::RESUMED)).unwrap_or(entered);
+        let init = events.marked(&BEGINS).unwrap_or(entered);
         // The guest says both at once where it does not wait in between.
-        let ready = at(marker::READY).filter(|_| self.at_once).unwrap_or(now);
-        let executed = at(marker::EXEC).filter(|_| self.at_once);
+        let ready = events.marked(&[marker::READY]).filter(|_| self.at_once).unwrap_or(now);
+        let executed = events.marked(&[marker::EXEC]).filter(|_| self.at_once);
         let stamps = Stamps { entered, init, ready, executed };
         if let Some(channel) = &creator.channel {
             channel

@@ -13,7 +13,7 @@ use super::filling::{Filling, Run};
 use super::recording::{Region, Snapshot};
 use super::{Progress, State};
 use crate::error::{Error, Result};
-use crate::memory::GuestMemory;
+use crate::memory::{self, GuestMemory};
 
 /// How a file begins.
 const MAGIC: u64 = u64::from_le_bytes(*b"rkvmtmp1");
@@ -23,7 +23,7 @@ const CONTENT: u64 = PAGE as u64;
 const MAX_DESCRIPTION: u64 = 1 << 20;
 const PAGE: usize = 4096;
 /// Memory is looked at in pieces of this size: what the machine's host gives it at once.
-const CHUNK: usize = 2 << 20;
+const CHUNK: usize = memory::HUGE_PAGE;
 /// Memory is kept or left out in pieces of this size: fewer reads than by page, and little that is kept for nothing.
 const PIECE: usize = 16 << 10;
 /// Bits of an entry of `/proc/PID/pagemap` (Documentation/admin-guide/mm/pagemap.rst): present, swapped out.
@@ -168,14 +168,12 @@ mod tests {
     use super::*;
     use crate::config::HugePages;
     use crate::memory::Ram;
-    use vm_memory::{
-        Bytes as _, GuestAddress, GuestMemoryBackend as _, GuestMemoryRegion as _, MemoryRegionAddress,
-    };
+    use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend as _, GuestMemoryRegion as _};
 
     fn copied(ram: &Ram) -> (File, Vec<Run>) {
         let (mut file, mut runs) = (tempfile::tempfile().unwrap(), vec![]);
         for region in ram.memory().iter() {
-            let place = region.get_host_address(MemoryRegionAddress(0)).unwrap() as u64;
+            let place = memory::place(region).unwrap();
             let region = Region { address: region.start_addr().0, bytes: region.len(), place };
             copy(&mut file, region, std::process::id() as i32, &mut runs).unwrap();
         }

@@ -10,7 +10,7 @@ use vm_memory::GuestAddress;
 
 use crate::memory::{self, GuestMemory};
 
-const HUGE_PAGE: u64 = 2 << 20;
+const HUGE_PAGE: u64 = memory::HUGE_PAGE as u64;
 
 /// Memory that is not zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,9 +9,7 @@ use std::time::SystemTime;
 use kvm_bindings::kvm_irqchip;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
-use vm_memory::{
-    Address as _, GuestMemoryBackend as _, GuestMemoryRegion as _, GuestRegionMmap, MemoryRegionAddress,
-};
+use vm_memory::{Address as _, GuestMemoryBackend as _, GuestMemoryRegion as _, GuestRegionMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::{CHIPS, Processor, State};
@@ -19,7 +17,7 @@ use crate::devices::{Held, MmioBus};
 use crate::error::{Error, Result};
 use crate::events::borrow;
 use crate::host::KvmKind;
-use crate::memory::GuestMemory;
+use crate::memory::{self, GuestMemory};
 
 /// Memory of a machine, as the process has it that runs the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,6 +141,6 @@ impl Recorder {
 }
 
 fn region(region: &GuestRegionMmap<()>) -> Result<Region> {
-    let place = region.get_host_address(MemoryRegionAddress(0)).map_err(Error::write("a memory region"))?;
-    Ok(Region { address: region.start_addr().raw_value(), bytes: region.len(), place: place as u64 })
+    let place = memory::place(region)?;
+    Ok(Region { address: region.start_addr().raw_value(), bytes: region.len(), place })
 }

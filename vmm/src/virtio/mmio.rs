@@ -86,11 +86,34 @@ struct QueueRegisters {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     status: u32,
+    /// What the driver has accepted; what it may not have accepted too, until it says that it is done.
     features: u64,
     device_features_page: u32,
     driver_features_page: u32,
     queue_selected: usize,
     queues: Vec<QueueRegisters>,
+}
+
+impl Progress {
+    /// Of a driver that has not begun with `device`.
+    fn none(device: &dyn VirtioDevice) -> Self {
+        let unset = |max: &u16| QueueRegisters {
+            max: *max,
+            size: 0,
+            ready: false,
+            descriptors: 0,
+            available: 0,
+            used: 0,
+        };
+        Self {
+            status: 0,
+            features: 0,
+            device_features_page: 0,
+            driver_features_page: 0,
+            queue_selected: 0,
+            queues: device.queue_sizes().iter().map(unset).collect(),
+        }
+    }
 }
 
 /// One device's window.
@@ -103,21 +126,15 @@ pub struct MmioTransport {
     handler: Option<event_manager::SubscriberId>,
     /// The device would run, and has been told not to.
     held: bool,
-    queues: Vec<QueueRegisters>,
     notifiers: Vec<Arc<EventFd>>,
-    status: u32,
-    /// What the driver has accepted; what it may not have accepted too, until it says that it is done.
-    features: u64,
-    device_features_page: u32,
-    driver_features_page: u32,
-    queue_selected: usize,
+    driver: Progress,
 }
 
 impl std::fmt::Debug for MmioTransport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("MmioTransport")
             .field("device_type", &self.device.device_type())
-            .field("status", &self.status)
+            .field("status", &self.driver.status)
             .finish_non_exhaustive()
     }
 }
@@ -132,7 +149,7 @@ impl MmioTransport {
         notifiers: Vec<Arc<EventFd>>,
         loop_endpoint: RemoteEndpoint<Handler>,
     ) -> Self {
-        let queues = unset_queues(device.as_ref());
+        let driver = Progress::none(device.as_ref());
         let transport = Self {
             interrupt: Interrupt::new(line, window.clone()),
             device,
@@ -141,13 +158,8 @@ impl MmioTransport {
             loop_endpoint,
             handler: None,
             held: false,
-            queues,
             notifiers,
-            status: 0,
-            features: 0,
-            device_features_page: 0,
-            driver_features_page: 0,
-            queue_selected: 0,
+            driver,
         };
         transport.show_constants();
         transport.show_config();
@@ -192,22 +204,22 @@ impl MmioTransport {
 
     /// Shows the registers that depend on what the driver has written.
     fn show(&self) {
-        let features = match self.device_features_page {
+        let features = match self.driver.device_features_page {
             0 => self.device.features() as u32,
             1 => (self.device.features() >> 32) as u32,
             _ => 0,
         };
-        let queue = self.queues.get(self.queue_selected);
+        let queue = self.driver.queues.get(self.driver.queue_selected);
         self.window.set(VIRTIO_MMIO_DEVICE_FEATURES, features);
         self.window.set(VIRTIO_MMIO_QUEUE_NUM_MAX, queue.map_or(0, |queue| queue.max.into()));
         self.window.set(VIRTIO_MMIO_QUEUE_READY, queue.map_or(0, |queue| queue.ready.into()));
-        self.interrupt.show_status(self.status);
+        self.interrupt.show_status(self.driver.status);
     }
 
     /// The guest writes at `offset` of the window.
     pub fn write(&mut self, offset: u64, data: &[u8]) {
         if offset >= CONFIG {
-            if self.status & VIRTIO_CONFIG_S_DRIVER != 0 {
+            if self.driver.status & VIRTIO_CONFIG_S_DRIVER != 0 {
                 let start = usize::try_from(offset - CONFIG).unwrap_or(usize::MAX);
                 self.device.write_config(start, data);
                 self.show_config();
@@ -225,14 +237,14 @@ impl MmioTransport {
 
     fn set_register(&mut self, register: u32, value: u32) {
         match register {
-            VIRTIO_MMIO_DEVICE_FEATURES_SEL => self.device_features_page = value,
-            VIRTIO_MMIO_DRIVER_FEATURES_SEL => self.driver_features_page = value,
-            VIRTIO_MMIO_DRIVER_FEATURES if self.status == STEPS[1] => self.accept_features(value),
-            VIRTIO_MMIO_QUEUE_SEL => self.queue_selected = value as usize,
+            VIRTIO_MMIO_DEVICE_FEATURES_SEL => self.driver.device_features_page = value,
+            VIRTIO_MMIO_DRIVER_FEATURES_SEL => self.driver.driver_features_page = value,
+            VIRTIO_MMIO_DRIVER_FEATURES if self.driver.status == STEPS[1] => self.accept_features(value),
+            VIRTIO_MMIO_QUEUE_SEL => self.driver.queue_selected = value as usize,
             VIRTIO_MMIO_INTERRUPT_ACK => self.interrupt.acknowledge(value),
             VIRTIO_MMIO_STATUS => self.set_status(value),
             // Queues can be set up only between the agreement on features and the start.
-            register if self.status == STEPS[2] => self.set_queue(register, value),
+            register if self.driver.status == STEPS[2] => self.set_queue(register, value),
             VIRTIO_MMIO_QUEUE_READY if value == 0 && self.is_running() => self.stop_queue(),
             _ => {}
         }
@@ -243,17 +255,17 @@ impl MmioTransport {
     }
 
     fn accept_features(&mut self, value: u32) {
-        match self.driver_features_page {
-            0 => self.features = self.features & !u64::from(u32::MAX) | u64::from(value),
-            1 => self.features = self.features & u64::from(u32::MAX) | u64::from(value) << 32,
+        match self.driver.driver_features_page {
+            0 => self.driver.features = self.driver.features & !u64::from(u32::MAX) | u64::from(value),
+            1 => self.driver.features = self.driver.features & u64::from(u32::MAX) | u64::from(value) << 32,
             // There are 64 of them. What the driver accepts beyond was not offered either.
-            _ if value != 0 => self.features |= !self.device.features(),
+            _ if value != 0 => self.driver.features |= !self.device.features(),
             _ => {}
         }
     }
 
     fn set_queue(&mut self, register: u32, value: u32) {
-        let Some(queue) = self.queues.get_mut(self.queue_selected) else { return };
+        let Some(queue) = self.driver.queues.get_mut(self.driver.queue_selected) else { return };
         let low = |address: &mut u64| *address = *address & !u64::from(u32::MAX) | u64::from(value);
         let high = |address: &mut u64| *address = *address & u64::from(u32::MAX) | u64::from(value) << 32;
         match register {
@@ -278,10 +290,10 @@ impl MmioTransport {
         if value & VIRTIO_CONFIG_S_FAILED != 0 {
             // The driver has given up on the device, which then has no business in the driver's memory.
             self.stop();
-            self.status |= VIRTIO_CONFIG_S_FAILED;
+            self.driver.status |= VIRTIO_CONFIG_S_FAILED;
             return;
         }
-        let next = match self.status {
+        let next = match self.driver.status {
             0 => 0,
             status => match STEPS.iter().position(|step| *step == status) {
                 Some(index) => index + 1,
@@ -295,14 +307,14 @@ impl MmioTransport {
         if value == STEPS[2] && !self.features_fit() {
             return;
         }
-        self.status = value;
+        self.driver.status = value;
         if value == STEPS[3] && self.activate().is_none() {
             self.interrupt.needs_reset();
         }
     }
 
     fn features_fit(&self) -> bool {
-        self.features & !self.device.features() == 0 && self.features & FEATURE_VERSION_1 != 0
+        self.driver.features & !self.device.features() == 0 && self.driver.features & FEATURE_VERSION_1 != 0
     }
 
     fn activate(&mut self) -> Option<()> {
@@ -310,10 +322,10 @@ impl MmioTransport {
     }
 
     fn activate_at(&mut self, position: Position) -> Option<()> {
-        let mut queues = Vec::with_capacity(self.queues.len());
-        for (index, (registers, notifier)) in self.queues.iter().zip(&self.notifiers).enumerate() {
+        let mut queues = Vec::with_capacity(self.driver.queues.len());
+        for (index, (registers, notifier)) in self.driver.queues.iter().zip(&self.notifiers).enumerate() {
             let mut queue = match registers.ready {
-                true => registers.queue(&self.memory, self.features)?,
+                true => registers.queue(&self.memory, self.driver.features)?,
                 false if index >= self.device.required_queues() => registers.unused()?,
                 false => return None,
             };
@@ -328,7 +340,7 @@ impl MmioTransport {
             memory: self.memory.clone(),
             interrupt: self.interrupt.clone(),
             queues,
-            features: self.features,
+            features: self.driver.features,
         };
         let handler = self.device.activate(activation).ok()?;
         self.handler = self
@@ -360,29 +372,18 @@ impl MmioTransport {
     /// How far the driver is, for [`Self::go_on`]; `None` while the device does something for it. To be called while it is [held](Self::hold).
     pub fn progress(&self) -> Option<Progress> {
         let quiet = |queue: &QueueRegisters| !queue.ready || !queue.is_asked(&self.memory);
-        let idle = self.device.works() != Works::WhenAsked || self.queues.iter().all(quiet);
-        (idle || !self.is_running()).then(|| Progress {
-            status: self.status,
-            features: self.features,
-            device_features_page: self.device_features_page,
-            driver_features_page: self.driver_features_page,
-            queue_selected: self.queue_selected,
-            queues: self.queues.clone(),
-        })
+        let idle = self.device.works() != Works::WhenAsked || self.driver.queues.iter().all(quiet);
+        (idle || !self.is_running()).then(|| self.driver.clone())
     }
 
     /// Goes on for a driver that is as far as `progress` says, in memory that is as it was then; `None` if this device cannot.
     pub fn go_on(&mut self, progress: Progress) -> Option<()> {
-        if progress.queues.iter().map(|queue| queue.max).ne(self.queues.iter().map(|queue| queue.max)) {
+        if progress.queues.iter().map(|queue| queue.max).ne(self.driver.queues.iter().map(|queue| queue.max))
+        {
             return None;
         }
-        self.status = progress.status;
-        self.features = progress.features;
-        self.device_features_page = progress.device_features_page;
-        self.driver_features_page = progress.driver_features_page;
-        self.queue_selected = progress.queue_selected;
-        self.queues = progress.queues;
-        if self.status == STEPS[3] {
+        self.driver = progress;
+        if self.driver.status == STEPS[3] {
             if !self.features_fit() {
                 return None;
             }
@@ -399,7 +400,7 @@ impl MmioTransport {
         // The driver may be about to look why it was interrupted.
         self.interrupt.may_have_used();
         if self.device.works() == Works::Anytime
-            && self.queues.iter().any(|queue| queue.has_used(&self.memory))
+            && self.driver.queues.iter().any(|queue| queue.has_used(&self.memory))
         {
             // The last interrupt may have been on its way to the guest.
             self.interrupt.used_buffers();
@@ -410,7 +411,7 @@ impl MmioTransport {
     /// Takes the queues from the device. When this returns it does not touch the guest's memory any more.
     fn stop(&mut self) {
         self.take_queues();
-        self.queues.iter_mut().for_each(|queue| queue.ready = false);
+        self.driver.queues.iter_mut().for_each(|queue| queue.ready = false);
     }
 
     fn take_queues(&mut self) {
@@ -429,10 +430,8 @@ impl MmioTransport {
 
     fn reset(&mut self) {
         self.stop();
-        self.queues = unset_queues(self.device.as_ref());
+        self.driver = Progress::none(self.device.as_ref());
         self.interrupt.reset();
-        (self.status, self.features, self.queue_selected) = (0, 0, 0);
-        (self.device_features_page, self.driver_features_page) = (0, 0);
     }
 }
 
@@ -468,18 +467,6 @@ impl QueueRegisters {
     fn unused(&self) -> Option<Queue> {
         Queue::new(self.max).ok()
     }
-}
-
-fn unset_queues(device: &dyn VirtioDevice) -> Vec<QueueRegisters> {
-    let unset = |max: &u16| QueueRegisters {
-        max: *max,
-        size: 0,
-        ready: false,
-        descriptors: 0,
-        available: 0,
-        used: 0,
-    };
-    device.queue_sizes().iter().map(unset).collect()
 }
 
 #[cfg(test)]
