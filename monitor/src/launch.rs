@@ -141,7 +141,10 @@ impl Launcher<'_> {
             .map_err(|source| Error::file("take the terminal of", files.dir(), source))?;
         let ended = stdio::watch_end(workload.pid())
             .map_err(|source| Error::file("watch", format!("/proc/{}", workload.pid()), source))?;
-        runtime::open(backend.as_ref(), &store, container.id())?.start(timeline)?;
+        match workload.executed() {
+            Some(executed) => timeline.mark_at(Phase::Exec, executed),
+            None => drop(runtime::open(backend.as_ref(), &store, container.id())?.start(timeline)?),
+        }
         Ok(Running {
             workload,
             ended,

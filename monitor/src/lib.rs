@@ -30,6 +30,7 @@ use rkvm_oci::{ExitStatus, Signal, Timeline};
 
 use launch::{Launcher, Running};
 use session::Session;
+use sys::Turn;
 
 /// The program `rkvm-monitor RUN-DIR LIB-DIR ID`, with a connected socket of its client as standard input; under the name of
 /// the small init or of the agent in a microVM, that.
@@ -141,6 +142,7 @@ impl<'a> Monitor<'a> {
         let mut restarts = 0;
         loop {
             let begun = Instant::now();
+            sys::take(Turn::Later);
             let mut running = match launcher.start(&container, &mut timeline) {
                 Ok(running) => running,
                 Err(error) => return self.fail(session, &error),
@@ -152,7 +154,6 @@ impl<'a> Monitor<'a> {
                 session.stopped = true;
                 let _ = running.workload.kill(Signal::KILL, rkvm_oci::backend::KillScope::All);
             }
-            sys::trim_memory();
             session.serve(&mut running);
             let exit_code = running.workload.wait().map_or(255, ExitStatus::code);
             let oom_killed = exit_code != 0
@@ -266,8 +267,11 @@ impl<'a> Monitor<'a> {
         let paths = &self.engine.paths;
         let folder = paths.monitor(self.id);
         let locked = store::lock(paths, self.id).and_then(|mut locked| {
-            change(&mut locked.container.state);
-            locked.write_state()?;
+            // Of a container that ceases to exist nobody reads it.
+            if !locked.container.record.auto_remove {
+                change(&mut locked.container.state);
+                locked.write_state()?;
+            }
             Ok(locked)
         });
         let gone = std::fs::remove_dir_all(&folder).map_err(|source| Error::file("remove", folder, source));

@@ -12,9 +12,13 @@ use rkvm_oci::backend::KillScope;
 
 use crate::clients::{Client, Clients};
 use crate::launch::Running;
+use crate::sys::{self, Turn};
 
 /// What is read of the container's output at once, bytes.
 const CHUNK: usize = 16 << 10;
+
+/// What a run does not need that is shorter than this: the memory that watching it does not need is given back then.
+const SETTLE_AFTER: Duration = Duration::from_millis(100);
 
 /// What a client asked for that the run itself does not concern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,8 +69,14 @@ impl Session {
     pub fn serve(&mut self, running: &mut Running) {
         // What the first client sent before there was a container.
         self.handle_clients(Some(running));
+        let mut settles = Some(Instant::now() + SETTLE_AFTER);
         loop {
-            let ready = self.poll(Some(running), PollTimeout::NONE);
+            if settles.is_some_and(|at| at <= Instant::now()) {
+                settles = None;
+                sys::take(Turn::Equal);
+                sys::trim_memory();
+            }
+            let ready = self.poll(Some(running), timeout(settles));
             let ended = ready.iter().any(|source| matches!(source, Source::Ended));
             for source in ready {
                 match source {
@@ -91,13 +101,10 @@ impl Session {
     pub fn pause(&mut self, delay: Duration) -> bool {
         let until = Instant::now() + delay;
         while !self.stopped {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if until <= Instant::now() {
                 return true;
             }
-            // Rounded up, so that the last millisecond is not spent spinning.
-            let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
-            self.poll(None, timeout);
+            self.poll(None, timeout(Some(until)));
             self.handle_clients(None);
         }
         false
@@ -236,4 +243,12 @@ impl Session {
             }
         }
     }
+}
+
+/// For `poll`: until then.
+fn timeout(until: Option<Instant>) -> PollTimeout {
+    let Some(until) = until else { return PollTimeout::NONE };
+    // Rounded up, so that the last millisecond is not spent spinning.
+    let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+    PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
 }

@@ -11,6 +11,32 @@ pub fn close_inherited() {
     }
 }
 
+/// How soon the kernel has this process run once there is something for it to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// As soon as any other.
+    Equal,
+    /// When a processor is free, or by turns (SCHED_BATCH of sched(7)). What this process has to do beside a program that has just been
+    /// started would otherwise take the program's processor from it, even where another one is idle.
+    Later,
+}
+
+/// Changes it, unless the user has had it start in another way (chrt(1)). Processes that this one makes are not concerned.
+pub fn take(turn: Turn) {
+    let policy = match turn {
+        Turn::Equal => libc::SCHED_OTHER,
+        Turn::Later => libc::SCHED_BATCH,
+    };
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: sched_getscheduler takes no pointer, and the other call reads one structure. An error changes nothing.
+    unsafe {
+        let now = libc::sched_getscheduler(0) & !libc::SCHED_RESET_ON_FORK;
+        if now == libc::SCHED_OTHER || now == libc::SCHED_BATCH {
+            libc::sched_setscheduler(0, policy | libc::SCHED_RESET_ON_FORK, &raw const parameters);
+        }
+    }
+}
+
 /// Gives memory back to the kernel that starting a container needed and watching it does not: unused heap, and the pages of the
 /// program itself, which come back from the page cache as they are used.
 pub fn trim_memory() {

@@ -16,7 +16,7 @@ use crate::process::ProcessInfo;
 use crate::signal::Signal;
 use crate::state::Record;
 use crate::stats::Stats;
-use crate::timeline::Timeline;
+use crate::timeline::{MonotonicNs, Timeline};
 
 /// How a workload is kept apart from the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -190,8 +190,8 @@ pub struct CreateRequest<'a> {
     pub no_pivot: bool,
     /// Which session keyring the init process gets.
     pub keyring: Keyring,
-    /// The caller starts the workload as soon as it is recorded: the backend may execute the program before it is told, with which the
-    /// workload still ends if the caller ends before that.
+    /// The caller starts the workload as soon as it is recorded: the backend may execute the program before it is told, and says so by
+    /// [`Workload::executed`]. The workload still ends if the caller ends before it is recorded.
     pub at_once: bool,
     /// Receives the marks of the phases `sandbox`, `boot` and `process`.
     pub timeline: &'a mut Timeline,
@@ -287,6 +287,12 @@ pub trait Workload {
 
     /// What the backend wants to find in [`Record::backend`] later.
     fn record(&self) -> serde_json::Value;
+
+    /// When its program was executed, if it has been: where [`CreateRequest::at_once`] was said and the backend could act on it. It may
+    /// have ended by now, and [`Workload::start`] is not called.
+    fn executed(&self) -> Option<MonotonicNs> {
+        None
+    }
 
     /// The record has been written: the workload may outlive the caller from now on. Until then it ends with the caller, for
     /// nobody else knows of it.

@@ -48,7 +48,7 @@ pub struct Opened {
     pub status: Status,
 }
 
-/// Makes a container, which then waits for [`Opened::start`].
+/// Makes a container, which then waits for [`Opened::start`], unless its program has been executed at once ([`Workload::executed`]).
 ///
 /// # Errors
 /// The id is taken, the bundle is not valid, or the backend failed; nothing is left behind then.
@@ -97,7 +97,7 @@ pub fn create(
             return Err(error);
         }
     };
-    record.status = Status::Created;
+    record.status = if workload.executed().is_some() { Status::Running } else { Status::Created };
     record.pid = workload.pid();
     record.pid_start = process_start(record.pid).unwrap_or(0);
     record.backend = workload.record();

@@ -8,6 +8,7 @@ use oci_spec::runtime::Spec;
 use rkvm_cgroup::{Born, Cgroup};
 use rkvm_linux::idmap;
 use rkvm_linux::mounts::options::Plan as MountPlan;
+use rkvm_linux::sys::fs;
 use rkvm_linux::sys::spawn::{self, Parent, Side};
 use rkvm_linux::wait::end_of;
 use rkvm_oci::timeline::Phase;
@@ -64,9 +65,9 @@ pub(super) fn bring_up(
                 }
                 go(created, Go::HooksDone)?;
             }
-            Some(Report::Ready { stamps, machine }) => {
-                // Without it the end only takes longer.
-                created.machine = rkvm_linux::sys::fs::take_from(created.process.as_fd(), machine).ok();
+            // Without it the end only takes longer.
+            Some(Report::Machine) => created.machine = fs::receive(created.channel.as_fd()).ok(),
+            Some(Report::Ready(stamps)) => {
                 timeline.mark_at(Phase::Sandbox, stamps.entered);
                 timeline.mark_at(Phase::Boot, stamps.init);
                 timeline.mark_at(Phase::Process, stamps.ready);

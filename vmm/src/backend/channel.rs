@@ -1,8 +1,11 @@
 //! What the process that creates a machine and the machine's process say to each other, until the machine is recorded.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::io::IoSlice;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, send, sendmsg, socketpair,
+};
 use rkvm_oci::failure::Failure;
 use rkvm_oci::timeline::MonotonicNs;
 use rkvm_oci::{Error, Result};
@@ -17,13 +20,10 @@ pub enum Report {
     MapMe,
     /// Its namespaces are there, and the host's file systems still are: the hooks of the runtime may run.
     Enclosed,
+    /// KVM has the machine. The next message is one byte, with the machine's descriptor ([`Channel::send_descriptor`]).
+    Machine,
     /// The guest has everything that its process needs.
-    Ready {
-        /// When what happened.
-        stamps: Stamps,
-        /// The machine's descriptor in that process.
-        machine: i32,
-    },
+    Ready(Stamps),
     /// The machine stands still, to be recorded as a template.
     Recordable(Box<Snapshot>),
     /// A further process has been executed.
@@ -95,6 +95,16 @@ impl Channel {
     pub fn send(&self, message: &impl Serialize) -> nix::Result<()> {
         let text = serde_json::to_vec(message).map_err(|_| nix::Error::EINVAL)?;
         send(self.0.as_raw_fd(), &text, MsgFlags::MSG_NOSIGNAL).map(drop)
+    }
+
+    /// Sends a descriptor, which the other side gets also when this process has ended by then.
+    ///
+    /// # Errors
+    /// The other side has ended.
+    pub fn send_descriptor(&self, descriptor: RawFd) -> nix::Result<()> {
+        let (data, fds) = ([IoSlice::new(&[0])], [descriptor]);
+        let control = [ControlMessage::ScmRights(&fds)];
+        sendmsg::<()>(self.0.as_raw_fd(), &data, &control, MsgFlags::MSG_NOSIGNAL, None).map(drop)
     }
 
     /// Waits for a message; `None` when the other side has ended without one.

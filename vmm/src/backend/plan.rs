@@ -51,7 +51,8 @@ pub struct Plan {
     pub oom_kills: i32,
     /// Whether the streams 0, 1 and 2 are the slave of a terminal that stands for the guest's.
     pub terminal: bool,
-    /// Whether the program is executed as soon as it can be; the creator asks for it all the same, to hear how it went.
+    /// Whether the program is executed as soon as it can be; where that is not known to have been done when the machine is ready, the creator
+    /// asks for it all the same, to hear how it went.
     pub at_once: bool,
     /// Milliseconds that the guest has to become ready.
     pub boot_timeout_ms: u64,

@@ -41,9 +41,6 @@ pub struct Stored {
     pub cgroup: Cgroup,
     /// How large the machine is.
     pub size: Size,
-    /// When its program was executed, where that was before anybody asked for it.
-    #[serde(default)]
-    pub executed: Option<MonotonicNs>,
 }
 
 /// A microVM.
@@ -57,6 +54,8 @@ pub struct Vm {
     stored: Stored,
     /// The conversation with a process that is not recorded yet.
     channel: Option<Channel>,
+    /// When its program was executed, where that was before anybody asked for it.
+    executed: Option<MonotonicNs>,
     /// KVM's descriptor of the machine, where this process has made it; see [`ENDED`].
     machine: Option<OwnedFd>,
 }
@@ -87,8 +86,9 @@ impl Vm {
             state_dir: state_dir.to_owned(),
             pid: created.pid,
             process: Some(created.process),
-            stored: Stored { cgroup: created.cgroup, size: created.size, executed: created.executed },
+            stored: Stored { cgroup: created.cgroup, size: created.size },
             channel: Some(created.channel),
+            executed: created.executed,
             machine: created.machine,
         }
     }
@@ -111,6 +111,7 @@ impl Vm {
             process,
             stored,
             channel: None,
+            executed: None,
             machine: None,
         })
     }
@@ -168,11 +169,17 @@ impl Workload for Vm {
         serde_json::to_value(&self.stored).unwrap_or_default()
     }
 
+    fn executed(&self) -> Option<MonotonicNs> {
+        self.executed
+    }
+
     fn recorded(&mut self) -> Result<()> {
         let Some(channel) = self.channel.take() else { return Ok(()) };
-        channel
-            .send(&Go::Recorded)
-            .map_err(|source| Error::failed("speak to", "the microVM's process", source))
+        match channel.send(&Go::Recorded) {
+            // Its program has ended by now.
+            Err(_) if self.executed.is_some() => Ok(()),
+            other => other.map_err(|source| Error::failed("speak to", "the microVM's process", source)),
+        }
     }
 
     fn status(&self, recorded: Status) -> Result<Status> {
@@ -187,7 +194,7 @@ impl Workload for Vm {
 
     fn start(&mut self, timeline: &mut Timeline) -> Result<()> {
         self.command(Command::Start, START_LIMIT)?;
-        timeline.mark_at(Phase::Exec, self.stored.executed.unwrap_or_else(MonotonicNs::now));
+        timeline.mark(Phase::Exec);
         Ok(())
     }
 

@@ -81,6 +81,18 @@ struct Creator {
 }
 
 impl Creator {
+    fn report(&self, report: &Report) -> Result<()> {
+        let Some(channel) = &self.channel else { return Ok(()) };
+        channel.send(report).map_err(|errno| Error::failed("report to", "the creator", errno))
+    }
+
+    /// Hands over the machine's descriptor: whoever has it decides when KVM takes the machine apart.
+    fn hand_over(&self, machine: i32) -> Result<()> {
+        self.report(&Report::Machine)?;
+        let Some(channel) = &self.channel else { return Ok(()) };
+        channel.send_descriptor(machine).map_err(|errno| Error::failed("hand the machine to", "the creator", errno))
+    }
+
     /// The last word: to the creator while it listens, and to the container's standard error later.
     fn fail(&self, error: Error) {
         match self.channel.as_ref().filter(|_| !self.told) {
@@ -101,6 +113,7 @@ fn run(plan: Plan, creator: &mut Creator) -> Result<ExitStatus> {
     creator.resuming = matches!(plan.template, PlannedTemplate::Use { .. });
     let signals = signals::block().map_err(|source| Error::failed("catch", "signals", source))?;
     let (machine, parts) = machine::start(plan)?;
+    creator.hand_over(machine.descriptor())?;
     // The process ends with the session: taking the machine apart piece by piece would only keep its parent waiting.
     let mut session = ManuallyDrop::new(session::Session::new(machine, parts, signals)?);
     seccomp::confine(Thread::Main).map_err(|source| Error::failed("confine", "the main thread", source))?;

@@ -59,7 +59,7 @@ pub(super) struct Session {
     boot_limit: Duration,
     /// The program is executed as soon as it can be, without being asked to.
     at_once: bool,
-    /// The creator has asked for the start.
+    /// The creator has asked for the start, or has been told that it need not.
     asked: bool,
     /// Who waits for the start.
     starter: Option<u64>,
@@ -181,7 +181,7 @@ impl Session {
         self.report(creator)
     }
 
-    fn report(&self, creator: &mut Creator) -> Result<()> {
+    fn report(&mut self, creator: &mut Creator) -> Result<()> {
         let events = self.machine.events();
         let now = MonotonicNs::now();
         let entered = events.entered().unwrap_or(now);
@@ -189,12 +189,9 @@ impl Session {
         // The guest says both at once where it does not wait in between.
         let ready = events.marked(&[marker::READY]).filter(|_| self.at_once).unwrap_or(now);
         let executed = events.marked(&[marker::EXEC]).filter(|_| self.at_once);
-        let stamps = Stamps { entered, init, ready, executed };
-        if let Some(channel) = &creator.channel {
-            channel
-                .send(&Report::Ready { stamps, machine: self.machine.descriptor() })
-                .map_err(|errno| Error::failed("report to", "the creator", errno))?;
-        }
+        creator.report(&Report::Ready(Stamps { entered, init, ready, executed }))?;
+        // A creator that hears so asks for nothing.
+        self.asked = executed.is_some();
         creator.told = true;
         Ok(())
     }
