@@ -16,7 +16,7 @@ use rkvm_engine::volume::{VolumeStore, copy_up};
 use rkvm_engine::{Container, Engine, Error, Result, network};
 use rkvm_net::Reservation;
 use rkvm_oci::runtime::{self, CreateOptions};
-use rkvm_oci::{Bundle, Kernel, Link, LinkForm, Phase, Rootfs, RootfsForm, Timeline, Workload};
+use rkvm_oci::{BeginRequest, Bundle, Kernel, Link, LinkForm, Phase, Rootfs, RootfsForm, Timeline, Workload};
 
 use rkvm_engine::stdio::{self, Streams, Wanted};
 
@@ -84,9 +84,42 @@ impl Launcher<'_> {
         let net = made.net.or(joined.net);
         let volumes = VolumeStore::new(&self.engine.paths.lib);
         let owner = user.as_ref().zip(uid_base).map(|(userns, uid_base)| Owner { userns, uid_base });
-        let (form, root) = match needs.rootfs {
-            RootfsForm::Mounted => self.mounted(container, owner, &volumes)?,
-            RootfsForm::Layers => self.layers(container, &volumes)?,
+        let me = std::process::id();
+        let path = |fd: &OwnedFd| PathBuf::from(format!("/proc/{me}/fd/{}", fd.as_raw_fd()));
+        let own_program = std::env::current_exe()
+            .map_err(|source| Error::file("find the program of", "/proc/self", source))?;
+        let bundle = |root: &RootView| -> Result<Bundle> {
+            let spec = spec::build(&spec::Inputs {
+                record,
+                files,
+                network_files: true,
+                uid_base,
+                user_namespace: user.as_ref().map(path),
+                net_namespace: net.as_ref().map(path),
+                joined: &joined.pids,
+                volume_path: &|name| volumes.path(name),
+                init_program: &own_program,
+                kernel: needs.kernel,
+                root,
+            })?;
+            write_bundle(files.bundle(), spec)
+        };
+        let store = self.engine.paths.runtime();
+        let (begun, form) = match needs.rootfs {
+            RootfsForm::Mounted => {
+                rootfs::mount_overlay(files, &record.image.layers, owner)?;
+                copy_up::fill(&volumes, record, uid_base, || Ok(files.rootfs()))?;
+                (None, Rootfs::Bundle)
+            }
+            RootfsForm::Layers => {
+                let image = self.engine.image_file(&record.image)?;
+                let bundle = bundle(&RootView::layers(files, &record.image.layers))?;
+                let link = needs.link == LinkForm::Tap && record.network.mode == NetworkMode::Bridge;
+                let request = BeginRequest { id: container.id(), bundle: &bundle, image: Some(&image), link };
+                let beginning = runtime::begin(backend.as_ref(), &store, request)?;
+                self.prepare_layers(container, &volumes)?;
+                (Some((bundle, beginning)), Rootfs::Image { image, write_layer: files.overlay() })
+            }
         };
         timeline.mark(Phase::Rootfs);
         let (reservation, link) = self.connect(record, needs.link, net.as_ref())?;
@@ -97,31 +130,17 @@ impl Launcher<'_> {
             reservation.as_ref().map(|held| IpAddr::V4(held.lease().gateway)),
         )?;
         timeline.mark(Phase::Network);
-        let me = std::process::id();
-        let path = |fd: &OwnedFd| PathBuf::from(format!("/proc/{me}/fd/{}", fd.as_raw_fd()));
-        let own_program = std::env::current_exe()
-            .map_err(|source| Error::file("find the program of", "/proc/self", source))?;
-        let spec = spec::build(&spec::Inputs {
-            record,
-            files,
-            uid_base,
-            user_namespace: user.as_ref().map(path),
-            net_namespace: net.as_ref().map(path),
-            joined: &joined.pids,
-            volume_path: &|name| volumes.path(name),
-            init_program: &own_program,
-            kernel: needs.kernel,
-            root: &root,
-        })?;
-        let uid = spec.process().as_ref().map_or(0, |process| process.user().uid());
-        let bundle = write_bundle(files.bundle(), spec)?;
+        let (bundle, beginning) = match begun {
+            Some((bundle, beginning)) => (bundle, Some(beginning)),
+            None => (bundle(&RootView::Mounted(files.rootfs()))?, None),
+        };
+        let uid = bundle.spec.process().as_ref().map_or(0, |process| process.user().uid());
         let streams_failed = |source| Error::file("make the streams of", files.dir(), source);
         let wanted = Wanted { tty: record.process.tty, stdin: record.process.open_stdin };
         let (stdio, mut streams) = stdio::make(wanted).map_err(streams_failed)?;
         if let Some(uid_base) = uid_base {
             stdio::give(&stdio, uid_base + uid).map_err(streams_failed)?;
         }
-        let store = self.engine.paths.runtime();
         let tap = link.as_ref().map(|link| link.tap.try_clone()).transpose();
         let tap = tap.map_err(|source| Error::file("keep the link of", files.dir(), source))?;
         let options = CreateOptions {
@@ -135,7 +154,10 @@ impl Launcher<'_> {
             keyring: rkvm_oci::Keyring::New,
             at_once: true,
         };
-        let workload = runtime::create(backend.as_ref(), &store, options, timeline)?;
+        let workload = match beginning {
+            Some(beginning) => beginning.create(options, timeline)?,
+            None => runtime::create(backend.as_ref(), &store, options, timeline)?,
+        };
         streams
             .connect(self.size)
             .map_err(|source| Error::file("take the terminal of", files.dir(), source))?;
@@ -157,29 +179,14 @@ impl Launcher<'_> {
         })
     }
 
-    /// Joins image and write layer on the host.
-    fn mounted(
-        &self,
-        container: &Container,
-        owner: Option<Owner<'_>>,
-        volumes: &VolumeStore,
-    ) -> Result<(Rootfs, RootView)> {
-        let files = &container.paths;
-        rootfs::mount_overlay(files, &container.record.image.layers, owner)?;
-        let uid_base = owner.map(|owner| owner.uid_base);
-        copy_up::fill(volumes, &container.record, uid_base, || Ok(files.rootfs()))?;
-        Ok((Rootfs::Bundle, RootView::Mounted(files.rootfs())))
-    }
-
-    /// Leaves the joining to the backend. Only a volume that takes its first content from the image needs a mount, for a moment.
-    fn layers(&self, container: &Container, volumes: &VolumeStore) -> Result<(Rootfs, RootView)> {
+    /// Makes the write layer and what else a backend is given that joins it to the image itself. Only a volume that takes its first content
+    /// from the image needs a mount, for a moment.
+    fn prepare_layers(&self, container: &Container, volumes: &VolumeStore) -> Result<()> {
         let (record, files) = (&container.record, &container.paths);
-        let image = self.engine.image_file(&record.image)?;
         rootfs::prepare(files)?;
-        let layers = &record.image.layers;
         // Owners on disk are the container's ids already.
         copy_up::fill(volumes, record, None, || {
-            rootfs::mount_image(files, layers)?;
+            rootfs::mount_image(files, &record.image.layers)?;
             Ok(files.rootfs())
         })?;
         crate::unmount(container);
@@ -190,9 +197,7 @@ impl Launcher<'_> {
             }
             _ => {}
         }
-        fs::create_dir(&transfer).map_err(|source| Error::file("create", transfer, source))?;
-        let form = Rootfs::Image { image, write_layer: files.overlay() };
-        Ok((form, RootView::layers(files, layers)))
+        fs::create_dir(&transfer).map_err(|source| Error::file("create", transfer, source))
     }
 
     /// The namespaces of the containers that `record` names.

@@ -208,6 +208,28 @@ pub struct ExecRequest<'a> {
     pub preserve_fds: u32,
 }
 
+/// What [`Backend::begin`] is given.
+#[derive(Debug)]
+pub struct BeginRequest<'a> {
+    /// As [`CreateRequest::id`].
+    pub id: &'a str,
+    /// As [`CreateRequest::bundle`]. What it names need not be there yet.
+    pub bundle: &'a Bundle,
+    /// The image of [`Rootfs::Image`], when that is what will be given.
+    pub image: Option<&'a Path>,
+    /// Whether a [`Link`] will be given.
+    pub link: bool,
+}
+
+/// A workload of which everything is being made that needs neither its root filesystem nor its network. It ends with this.
+pub trait Begun {
+    /// As [`Backend::create`], for the same id and bundle.
+    ///
+    /// # Errors
+    /// As for that.
+    fn create(self: Box<Self>, request: CreateRequest<'_>) -> Result<Box<dyn Workload>>;
+}
+
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -265,6 +287,15 @@ pub trait Backend {
     /// Anything that keeps the sandbox from being made; then nothing of it is left behind. [`crate::Error::Unsupported`] for
     /// a [`Rootfs`] or [`Link`] that is not of the form that [`Backend::needs`] names ([`Rootfs::Bundle`] always works).
     fn create(&self, request: CreateRequest<'_>) -> Result<Box<dyn Workload>>;
+
+    /// Begins with what [`Backend::create`] does, where that can be done while the caller prepares the rest; `None` where it cannot.
+    ///
+    /// # Errors
+    /// As for that.
+    fn begin(&self, request: BeginRequest<'_>) -> Result<Option<Box<dyn Begun>>> {
+        let _ = request;
+        Ok(None)
+    }
 
     /// Removes what a [`Backend::create`] that was killed before it returned may have left: nothing recorded it, so the
     /// bundle must be enough to find it. Nothing to remove is no error.

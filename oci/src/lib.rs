@@ -18,8 +18,8 @@ pub mod stats;
 pub mod timeline;
 
 pub use backend::{
-    Backend, CreateRequest, ExecProcess, ExecRequest, ExitStatus, Isolation, Kernel, Keyring, KillScope,
-    Link, LinkForm, Needs, Rootfs, RootfsForm, Stdio, Workload,
+    Backend, BeginRequest, Begun, CreateRequest, ExecProcess, ExecRequest, ExitStatus, Isolation, Kernel,
+    Keyring, KillScope, Link, LinkForm, Needs, Rootfs, RootfsForm, Stdio, Workload,
 };
 pub use bundle::Bundle;
 pub use error::{Error, ExecFailure, Result};

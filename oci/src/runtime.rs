@@ -4,7 +4,9 @@
 use std::collections::HashMap;
 use std::time::SystemTime;
 
-use crate::backend::{Backend, CreateRequest, Keyring, KillScope, Link, Rootfs, Stdio, Workload};
+use crate::backend::{
+    Backend, BeginRequest, Begun, CreateRequest, Keyring, KillScope, Link, Rootfs, Stdio, Workload,
+};
 use crate::bundle::Bundle;
 use crate::error::{Error, Result};
 use crate::hooks;
@@ -58,55 +60,107 @@ pub fn create(
     options: CreateOptions<'_>,
     timeline: &mut Timeline,
 ) -> Result<Box<dyn Workload>> {
-    let CreateOptions { id, bundle, rootfs, link, stdio, preserve_fds, no_pivot, keyring, at_once } = options;
-    let root_path = bundle.rootfs()?;
-    let entry = store.create(id)?;
-    entry.name_bundle(&bundle.path)?;
-    let mut record = Record {
-        oci_version: bundle.spec.version().clone(),
-        id: id.to_owned(),
-        status: Status::Creating,
-        pid: 0,
-        pid_start: 0,
-        bundle: bundle.path.clone(),
-        rootfs: root_path,
-        created: rfc3339(SystemTime::now()),
-        isolation: backend.isolation(),
-        annotations: bundle.spec.annotations().clone().unwrap_or_else(HashMap::new),
-        hooks: bundle.spec.hooks().clone(),
-        owner: nix::unistd::geteuid().as_raw(),
-        backend: serde_json::Value::Null,
-    };
-    let request = CreateRequest {
-        id,
-        bundle,
-        rootfs,
-        link,
-        state_dir: entry.dir(),
-        stdio,
-        preserve_fds,
-        no_pivot,
-        keyring,
-        at_once,
-        timeline,
-    };
-    let mut workload = match backend.create(request) {
-        Ok(workload) => workload,
-        Err(error) => {
-            entry.remove()?;
+    Beginning::reserve(backend, store, options.id, options.bundle)?.create(options, timeline)
+}
+
+/// A container that is being made. It is gone with this unless it is created.
+pub struct Beginning<'a> {
+    backend: &'a dyn Backend,
+    entry: Option<Entry>,
+    begun: Option<Box<dyn Begun>>,
+}
+
+/// Begins to make a container whose root filesystem and network are not there yet; see [`Backend::begin`].
+///
+/// # Errors
+/// As for [`create`].
+pub fn begin<'a>(
+    backend: &'a dyn Backend,
+    store: &Store,
+    request: BeginRequest<'_>,
+) -> Result<Beginning<'a>> {
+    let mut beginning = Beginning::reserve(backend, store, request.id, request.bundle)?;
+    beginning.begun = backend.begin(request)?;
+    Ok(beginning)
+}
+
+impl<'a> Beginning<'a> {
+    fn reserve(backend: &'a dyn Backend, store: &Store, id: &str, bundle: &Bundle) -> Result<Self> {
+        bundle.rootfs()?;
+        let entry = store.create(id)?;
+        let reserved = entry.name_bundle(&bundle.path);
+        let beginning = Self { backend, entry: Some(entry), begun: None };
+        reserved.map(|()| beginning)
+    }
+
+    /// Goes on as [`create`] does, with the same id and bundle.
+    ///
+    /// # Errors
+    /// As for that.
+    pub fn create(
+        mut self,
+        options: CreateOptions<'_>,
+        timeline: &mut Timeline,
+    ) -> Result<Box<dyn Workload>> {
+        let CreateOptions { id, bundle, rootfs, link, stdio, preserve_fds, no_pivot, keyring, at_once } =
+            options;
+        let mut record = Record {
+            oci_version: bundle.spec.version().clone(),
+            id: id.to_owned(),
+            status: Status::Creating,
+            pid: 0,
+            pid_start: 0,
+            bundle: bundle.path.clone(),
+            rootfs: bundle.rootfs()?,
+            created: rfc3339(SystemTime::now()),
+            isolation: self.backend.isolation(),
+            annotations: bundle.spec.annotations().clone().unwrap_or_else(HashMap::new),
+            hooks: bundle.spec.hooks().clone(),
+            owner: nix::unistd::geteuid().as_raw(),
+            backend: serde_json::Value::Null,
+        };
+        let begun = self.begun.take();
+        let entry = self.entry.as_ref().ok_or_else(|| Error::NotFound { id: id.to_owned() })?;
+        let request = CreateRequest {
+            id,
+            bundle,
+            rootfs,
+            link,
+            state_dir: entry.dir(),
+            stdio,
+            preserve_fds,
+            no_pivot,
+            keyring,
+            at_once,
+            timeline,
+        };
+        let mut workload = match begun {
+            Some(begun) => begun.create(request)?,
+            None => self.backend.create(request)?,
+        };
+        record.status = if workload.executed().is_some() { Status::Running } else { Status::Created };
+        record.pid = workload.pid();
+        record.pid_start = process_start(record.pid).unwrap_or(0);
+        record.backend = workload.record();
+        if let Err(error) = entry.write(&record).and_then(|()| workload.recorded()) {
+            workload.delete()?;
             return Err(error);
         }
-    };
-    record.status = if workload.executed().is_some() { Status::Running } else { Status::Created };
-    record.pid = workload.pid();
-    record.pid_start = process_start(record.pid).unwrap_or(0);
-    record.backend = workload.record();
-    if let Err(error) = entry.write(&record).and_then(|()| workload.recorded()) {
-        workload.delete()?;
-        entry.remove()?;
-        return Err(error);
+        self.entry = None;
+        Ok(workload)
     }
-    Ok(workload)
+}
+
+impl Drop for Beginning<'_> {
+    /// Removes what there is of a container that has not been created.
+    fn drop(&mut self) {
+        // Its processes first.
+        self.begun = None;
+        if let Some(entry) = self.entry.take() {
+            // The error that brought us here is the one to report; the next command removes what stays.
+            let _ = entry.remove();
+        }
+    }
 }
 
 /// Removes what a [`create`] left that was killed before it wrote a record, and does nothing when there is no such container.

@@ -16,11 +16,12 @@ use crate::devices::{BootMarker, MmioBus, PortBus, SERIAL_IRQ, SERIAL_PORT, Seri
 use crate::error::{Error, Result};
 use crate::event_loop::EventLoop;
 use crate::events::Events;
-use crate::host::{self, Host, KvmKind};
+use crate::host::{Host, KvmKind};
+use crate::hull::{Hull, Origin, Outline};
 use crate::kernel::{self, Entry, Finds, Loaded};
 use crate::memory::ahead::Ahead;
-use crate::memory::{self, GuestMemory, Ram, Shown};
-use crate::template::{Filling, Recorder, Template};
+use crate::memory::{GuestMemory, Shown};
+use crate::template::Recorder;
 use crate::vcpu::{Control, Counters, Vcpu};
 use crate::virtio::mmio::{ACK_OFFSET, LATER, MmioTransport, NOTIFY_OFFSET};
 use crate::virtio::window::Windows;
@@ -42,43 +43,46 @@ const CMDLINE_ONE_PROCESSOR: &str = "maxcpus=1";
 /// # Errors
 /// A file does not fit, or KVM refuses a step.
 pub fn build(host: &Host, mut config: VmConfig) -> Result<Microvm> {
-    config.validate()?;
-    let ram = Ram::map(config.memory_mib, config.huge_pages)?;
-    let mut ahead = (config.huge_pages == HugePages::Transparent).then(|| Ahead::new(ram.memory()));
-    let template = std::mem::take(&mut config.template);
-    let filling = begin_to_fill(&template, ram.memory(), ahead.as_ref())?;
-    let vm = Arc::new(host.kvm.create_vm().map_err(Error::kvm("create a VM"))?);
-    // Memory first: with an interrupt controller in place each region costs a grace period.
-    ram.register(&vm)?;
-    let registers = Windows::new(config.devices.len())?;
-    let shown = memory::show_windows(&vm, &registers)?;
-    let memory = ram.memory();
-    vm.create_irq_chip().map_err(Error::kvm("create the interrupt controllers"))?;
-    vm.set_tss_address(layout::KVM_TSS).map_err(Error::kvm("place the TSS"))?;
+    let outline = Outline {
+        vcpus: config.vcpus,
+        memory_mib: config.memory_mib,
+        huge_pages: config.huge_pages,
+        devices: config.devices.len(),
+        template: std::mem::take(&mut config.template),
+    };
+    finish(host, Hull::lay(host, outline)?, config)
+}
 
-    let supported = host.cpuid()?;
-    let mut vcpu_fds = (0..config.vcpus)
-        .map(|index| vm.create_vcpu(index.into()).map_err(Error::kvm("create a vCPU")))
-        .collect::<Result<Vec<_>>>()?;
-    let kind = host::kind_of(&vcpu_fds[0], &supported);
-
-    let event_loop = EventLoop::new()?;
+/// As [`build`], over a hull of the size that `config` has; where the machine begins is up to the hull.
+///
+/// # Errors
+/// As for [`build`].
+pub fn finish(host: &Host, hull: Hull, mut config: VmConfig) -> Result<Microvm> {
     let devices = std::mem::take(&mut config.devices);
+    if !hull.fits(devices.len()) {
+        return Err(Error::Config {
+            setting: "devices",
+            value: devices.len() as u64,
+            wanted: "as many as the hull was made for",
+        });
+    }
+    let boots = !hull.resumes();
+    let Hull { ram, vm, registers, shown, supported, vcpus: mut vcpu_fds, kind, origin, .. } = hull;
+    let memory = ram.memory();
+    let ahead = (boots && config.huge_pages == HugePages::Transparent).then(|| Ahead::new(memory));
+    let event_loop = EventLoop::new()?;
     let (bus, windows) = attach_devices(&vm, memory, &registers, &event_loop, devices)?;
     if shown == Shown::Yes && vm.check_extension(Cap::CoalescedMmio) {
         keep_writes(&vm, &windows, &mut vcpu_fds)?;
     }
-
-    let entry = match &filling {
-        None => Some(prepare_boot(&config, &template, memory, ahead.as_ref(), kind, &windows)?),
-        Some(filling) => {
-            filling.work();
-            // The other thread is through as well when it is gone.
-            drop(ahead.take());
-            filling.outcome().map_err(Error::os("read a template's memory"))?;
-            None
+    let entry = match boots {
+        true => {
+            let recorded = matches!(origin, Origin::RecordedBoot);
+            Some(prepare_boot(&config, recorded, memory, ahead.as_ref(), kind, &windows)?)
         }
+        false => None,
     };
+    drop(ahead);
 
     let events = Arc::new(Events::new()?);
     let interrupt = EventFd::new(EFD_NONBLOCK).map_err(Error::os("make an event descriptor"))?;
@@ -90,9 +94,10 @@ pub fn build(host: &Host, mut config: VmConfig) -> Result<Microvm> {
 
     let counters = Arc::new(Counters::default());
     let control = Arc::new(Control::default());
-    let mut vcpus = Vec::with_capacity(config.vcpus.into());
+    let processors = vcpu_fds.len() as u8;
+    let mut vcpus = Vec::with_capacity(vcpu_fds.len());
     for (index, fd) in (0..).zip(vcpu_fds) {
-        fd.set_cpuid2(&cpuid::for_vcpu(&supported, kind, index, config.vcpus))
+        fd.set_cpuid2(&cpuid::for_vcpu(&supported, kind, index, processors))
             .map_err(Error::kvm("set CPUID"))?;
         registers::set_common_state(&fd)?;
         if let (0, Some(entry)) = (index, entry) {
@@ -109,17 +114,13 @@ pub fn build(host: &Host, mut config: VmConfig) -> Result<Microvm> {
         });
     }
     let (mut begun, mut recording) = (None, None);
-    match template {
-        Template::None => {}
-        Template::Record => {
+    match origin {
+        Origin::Boot => {}
+        Origin::RecordedBoot => {
             let (recorder, ours) = Recorder::new(&host.kvm, &vm, memory, &bus, kind)?;
             (vcpus[0].recorder, recording) = (Some(recorder), Some(ours));
         }
-        // The other processors have not been started yet.
-        Template::Use(recorded) => {
-            let behind = recorded.give(&vm, &vcpus[0].fd)?;
-            begun = Some(Begun { devices: Mutex::new(recorded.into_devices()), behind });
-        }
+        Origin::Template(resumption) => begun = Some(Begun::with(resumption)),
     }
     let parts = Parts {
         vm,
@@ -138,25 +139,10 @@ pub fn build(host: &Host, mut config: VmConfig) -> Result<Microvm> {
     Ok(Microvm::new(parts))
 }
 
-/// Has memory filled from `template`, if the machine begins with one: on another processor from now on, and on this one when there is
-/// nothing else to do.
-fn begin_to_fill(
-    template: &Template,
-    memory: &GuestMemory,
-    ahead: Option<&Ahead>,
-) -> Result<Option<Arc<Filling>>> {
-    let Template::Use(recorded) = template else { return Ok(None) };
-    let filling = Arc::new(recorded.filling(memory)?);
-    if let Some(ahead) = ahead {
-        ahead.help(Arc::clone(&filling));
-    }
-    Ok(Some(filling))
-}
-
 /// Loads kernel and initramfs, and writes what the kernel is told; where it begins.
 fn prepare_boot(
     config: &VmConfig,
-    template: &Template,
+    recorded: bool,
     memory: &GuestMemory,
     ahead: Option<&Ahead>,
     kind: KvmKind,
@@ -172,7 +158,7 @@ fn prepare_boot(
         None => None,
     };
     let mut cmdline = first_words(config.console, config.processors);
-    if matches!(template, Template::Record) {
+    if recorded {
         let _ = write!(cmdline, " {TEMPLATE_WORD}=1");
     }
     match kernel.finds {

@@ -144,26 +144,22 @@ impl VmConfig {
     pub fn attach(&mut self, device: impl VirtioDevice + 'static) {
         self.devices.push(Box::new(device));
     }
+}
 
-    /// Checks the ranges.
-    ///
-    /// # Errors
-    /// [`Error::Config`] names the setting and what is possible.
-    pub fn validate(&self) -> Result<()> {
-        if !(1..=MAX_VCPUS).contains(&self.vcpus) {
-            return Err(Error::Config {
-                setting: "vcpus",
-                value: self.vcpus.into(),
-                wanted: "1 to 64 are possible",
-            });
-        }
-        if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&self.memory_mib) {
-            return Err(Error::Config {
-                setting: "memory (MiB)",
-                value: self.memory_mib.into(),
-                wanted: "32 MiB to 1 TiB are possible",
-            });
-        }
-        Ok(())
+/// Checks the ranges of a machine's size.
+///
+/// # Errors
+/// [`Error::Config`] names the setting and what is possible.
+pub(crate) fn check_size(vcpus: u8, memory_mib: u32) -> Result<()> {
+    if !(1..=MAX_VCPUS).contains(&vcpus) {
+        return Err(Error::Config { setting: "vcpus", value: vcpus.into(), wanted: "1 to 64 are possible" });
     }
+    if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&memory_mib) {
+        return Err(Error::Config {
+            setting: "memory (MiB)",
+            value: memory_mib.into(),
+            wanted: "32 MiB to 1 TiB are possible",
+        });
+    }
+    Ok(())
 }

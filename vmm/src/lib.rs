@@ -15,6 +15,7 @@ pub mod events;
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 pub mod fuzzing;
 pub mod host;
+pub mod hull;
 pub mod initramfs;
 pub mod jail;
 pub mod kernel;

@@ -129,4 +129,4 @@ impl Drop for Ram {
 pub mod ahead;
 mod sys;
 
-pub(crate) use sys::{HUGE_PAGE, read_at};
+pub(crate) use sys::{HUGE_PAGE, read_at, touch};

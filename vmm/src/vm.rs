@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::event_loop::EventLoop;
 use crate::events::{End, Events, Marker};
 use crate::host::KvmKind;
 use crate::memory::Ram;
-use crate::template::Recording;
+use crate::template::{Recording, Resumption};
 use crate::vcpu::{self, Control, Counters, ExitCounts, Vcpu, Wanted};
 use crate::virtio::mmio::Progress;
 use crate::virtio::window::Windows;
@@ -111,13 +111,28 @@ pub(crate) struct Parts {
     pub recording: Option<Recording>,
 }
 
-/// How far a machine is that goes on from a template.
+/// How a machine begins that goes on from a template.
 #[derive(Debug)]
 pub(crate) struct Begun {
-    /// How far the drivers of its devices are, by the order of the devices, until it is started.
-    pub devices: Mutex<Vec<Progress>>,
-    /// How far the guest's time of day is behind the host's, ns.
-    pub behind: i64,
+    /// Until it is started.
+    resumption: Mutex<Option<Resumption>>,
+    /// How far the guest's time of day is behind the host's, ns, from then on.
+    behind: OnceLock<i64>,
+}
+
+impl Begun {
+    pub fn with(resumption: Resumption) -> Self {
+        Self { resumption: Mutex::new(Some(resumption)), behind: OnceLock::new() }
+    }
+
+    /// Ends what was begun; how far the drivers of the devices are.
+    fn finish(&self, vm: &VmFd, first: &Vcpu) -> Result<Vec<Progress>> {
+        let Some(resumption) = lock(&self.resumption).take() else { return Ok(vec![]) };
+        // The other processors have not been started yet.
+        let (behind, devices) = resumption.finish(vm, &first.fd)?;
+        let _ = self.behind.set(behind);
+        Ok(devices)
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -160,22 +175,38 @@ impl Microvm {
         &self,
         setup: impl Fn(ThreadKind) -> io::Result<()> + Send + Sync + 'static,
     ) -> Result<()> {
+        self.start_after(setup, || ())
+    }
+
+    /// As [`Microvm::start_with`]; `last` is done right before the guest runs, when [`Microvm::behind`] is known.
+    ///
+    /// # Errors
+    /// As for that.
+    pub fn start_after(
+        &self,
+        setup: impl Fn(ThreadKind) -> io::Result<()> + Send + Sync + 'static,
+        last: impl FnOnce(),
+    ) -> Result<()> {
         let setup = ThreadSetup { call: Arc::new(setup), events: Arc::clone(&self.events) };
         vcpu::install_kick()?;
         self.event_loop.start(setup.clone())?;
         let vcpus = std::mem::take(&mut *lock(&self.waiting));
-        match vcpus.first().map(|vcpu| vcpu.windows.clone()) {
+        let Some(first) = vcpus.first() else { return Ok(()) };
+        let windows = first.windows.clone();
+        match &self.begun {
             // The guest looks for its devices only after milliseconds.
-            Some(windows) => match &self.begun {
-                None => windows.start(&setup, || self.start_vcpus(vcpus, &setup)),
-                Some(begun) => {
-                    // Its devices run already: what they are asked for waits until they have their threads.
-                    windows.go_on(std::mem::take(&mut *lock(&begun.devices)))?;
-                    self.start_vcpus(vcpus, &setup)?;
-                    windows.start(&setup, || Ok(()))
-                }
-            },
-            None => Ok(()),
+            None => windows.start(&setup, || {
+                last();
+                self.start_vcpus(vcpus, &setup)
+            }),
+            Some(begun) => {
+                let devices = begun.finish(&self.vm, first)?;
+                // Its devices run already: what they are asked for waits until they have their threads.
+                windows.go_on(devices)?;
+                last();
+                self.start_vcpus(vcpus, &setup)?;
+                windows.start(&setup, || Ok(()))
+            }
         }
     }
 
@@ -257,7 +288,7 @@ impl Microvm {
 
     /// How far the guest's time of day is behind the host's, ns, if the machine goes on from a template.
     pub fn behind(&self) -> Option<i64> {
-        self.begun.as_ref().map(|begun| begun.behind)
+        self.begun.as_ref().and_then(|begun| begun.behind.get().copied())
     }
 
     /// How KVM runs this guest.

@@ -39,6 +39,8 @@ pub struct Inputs<'a> {
     pub record: &'a ContainerRecord,
     /// Its files.
     pub files: &'a ContainerPaths,
+    /// Whether those of its network, which are bound to /etc/hosts and the like, are there when it starts.
+    pub network_files: bool,
     /// Host id of the container's user 0; `None` in the host's user namespace.
     pub uid_base: Option<u32>,
     /// Path of the user namespace to join; `None` for the host's.

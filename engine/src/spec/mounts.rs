@@ -20,7 +20,7 @@ pub fn mounts(inputs: &Inputs<'_>) -> Vec<Mount> {
         ("/etc/hostname", inputs.files.hostname()),
         ("/etc/hosts", inputs.files.hosts()),
     ] {
-        if !taken(target) && source.exists() {
+        if !taken(target) && inputs.network_files {
             mounts.push(bind(inputs, &source, target, &["bind", "rprivate"]));
         }
     }

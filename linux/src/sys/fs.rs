@@ -230,19 +230,33 @@ pub fn is_ptmx(fd: BorrowedFd<'_>) -> io::Result<bool> {
 /// # Errors
 /// The socket is closed, or the message has no descriptor.
 pub fn receive(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    receive_in(socket, &mut nix::cmsg_space!([RawFd; 1]))?
+        .into_iter()
+        .next()
+        .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+}
+
+/// Most descriptors of one message (SCM_MAX_FD of the kernel).
+pub const MAX_DESCRIPTORS: usize = 253;
+
+/// Receives the descriptors that come with one message over a socket (SCM_RIGHTS), close-on-exec.
+///
+/// # Errors
+/// The socket is closed, or the message has none.
+pub fn receive_all(socket: BorrowedFd<'_>) -> io::Result<Vec<OwnedFd>> {
+    receive_in(socket, &mut nix::cmsg_space!([RawFd; MAX_DESCRIPTORS]))
+}
+
+fn receive_in(socket: BorrowedFd<'_>, space: &mut [u8]) -> io::Result<Vec<OwnedFd>> {
     use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
     let mut data = [0u8; 256];
     let mut parts = [io::IoSliceMut::new(&mut data)];
-    let mut space = nix::cmsg_space!([RawFd; 1]);
-    let message =
-        recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
-    let missing = || io::Error::from(io::ErrorKind::UnexpectedEof);
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(space), MsgFlags::MSG_CMSG_CLOEXEC)?;
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(fds) = control {
-            let fd = *fds.first().ok_or_else(missing)?;
-            // SAFETY: the kernel has just made this descriptor for us; the buffer has room for one only.
-            return Ok(unsafe { OwnedFd::from_raw_fd(fd) });
+            // SAFETY: the kernel has just made these descriptors for us.
+            return Ok(fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect());
         }
     }
-    Err(missing())
+    Err(io::ErrorKind::UnexpectedEof.into())
 }

@@ -206,6 +206,7 @@ fn peers(order: &Order, context: &Context, image: &Image, session: &Session) -> 
     let spec = spec::build(&spec::Inputs {
         record: &record,
         files: &files,
+        network_files: false,
         uid_base: None,
         user_namespace: None,
         net_namespace: None,

@@ -1,13 +1,12 @@
 //! The birth of a machine's process, and its way to where the guest is ready.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use oci_spec::runtime::Spec;
 use rkvm_cgroup::{Born, Cgroup};
 use rkvm_linux::idmap;
-use rkvm_linux::mounts::options::Plan as MountPlan;
 use rkvm_linux::sys::fs;
 use rkvm_linux::sys::spawn::{self, Parent, Side};
 use rkvm_linux::wait::end_of;
@@ -15,7 +14,7 @@ use rkvm_oci::timeline::Phase;
 use rkvm_oci::{Error, Result, Timeline, hooks};
 
 use super::channel::{Channel, Go, Report};
-use super::create::Created;
+use super::create::{Created, Rest};
 use super::templates::Found;
 use crate::jail::{self, Cell};
 
@@ -44,18 +43,28 @@ pub(super) fn spawn(mut cell: Cell<'_>, cgroup: &Cgroup, theirs: Channel) -> Res
 pub(super) fn bring_up(
     created: &mut Created,
     spec: &Spec,
-    unmapped: &[(MountPlan, OwnedFd)],
+    rest: Rest,
     template: &Found,
-    mut state: serde_json::Value,
     timeline: &mut Timeline,
 ) -> Result<()> {
+    let Rest { descriptors, unmapped, mut state } = rest;
     state["pid"] = created.pid.into();
+    // A process that waits for its mappings waits for nothing else.
+    let mut descriptors = Some(descriptors);
+    if unmapped.is_none()
+        && let Some(descriptors) = descriptors.take()
+    {
+        deliver(created, &descriptors)?;
+    }
     let mut recorded = false;
     loop {
         match created.channel.receive::<Report>()? {
             Some(Report::MapMe) => {
-                idmap::map(spec, created.pid, unmapped)?;
+                idmap::map(spec, created.pid, unmapped.as_deref().unwrap_or_default())?;
                 go(created, Go::Mapped)?;
+                if let Some(descriptors) = descriptors.take() {
+                    deliver(created, &descriptors)?;
+                }
             }
             Some(Report::Enclosed) => {
                 if let Some(all) = spec.hooks() {
@@ -66,7 +75,9 @@ pub(super) fn bring_up(
                 go(created, Go::HooksDone)?;
             }
             // Without it the end only takes longer.
-            Some(Report::Machine) => created.machine = fs::receive(created.channel.as_fd()).ok(),
+            Some(Report::Machine) => {
+                created.kept = fs::receive_all(created.channel.as_fd()).unwrap_or_default();
+            }
             Some(Report::Ready(stamps)) => {
                 timeline.mark_at(Phase::Sandbox, stamps.entered);
                 timeline.mark_at(Phase::Boot, stamps.init);
@@ -92,13 +103,23 @@ pub(super) fn bring_up(
     }
 }
 
-/// Allows a step; a process that has died meanwhile has said why.
+/// Gives the process the plan and the descriptors that it speaks of.
+fn deliver(created: &Created, descriptors: &[OwnedFd]) -> Result<()> {
+    go(created, Go::Build(descriptors.len()))?;
+    let numbers: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    told(created.channel.send_descriptors(&numbers))
+}
+
+/// Allows a step.
 fn go(created: &Created, step: Go) -> Result<()> {
-    let Err(source) = created.channel.send(&step) else { return Ok(()) };
-    match created.channel.receive() {
-        Ok(Some(Report::Failed(failure))) => Err(failure.into()),
-        Ok(_) => Err(gone(created)),
-        Err(_) => Err(Error::failed("speak to", "the microVM's process", source)),
+    told(created.channel.send(&step))
+}
+
+/// What came of telling the process something. That it has ended is no error here: what it has said before is still to be heard.
+fn told(sent: nix::Result<()>) -> Result<()> {
+    match sent {
+        Ok(()) | Err(nix::Error::EPIPE | nix::Error::ECONNRESET) => Ok(()),
+        Err(source) => Err(Error::failed("speak to", "the microVM's process", source)),
     }
 }
 

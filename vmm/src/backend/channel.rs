@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, send, sendmsg, socketpair,
 };
+use rkvm_linux::sys::fs;
 use rkvm_oci::failure::Failure;
 use rkvm_oci::timeline::MonotonicNs;
 use rkvm_oci::{Error, Result};
@@ -20,7 +21,8 @@ pub enum Report {
     MapMe,
     /// Its namespaces are there, and the host's file systems still are: the hooks of the runtime may run.
     Enclosed,
-    /// KVM has the machine. The next message is one byte, with the machine's descriptor ([`Channel::send_descriptor`]).
+    /// The guest runs. What takes long to take apart comes next ([`Channel::send_descriptors`]): KVM's descriptor of the machine, and the mount
+    /// namespace of the process.
     Machine,
     /// The guest has everything that its process needs.
     Ready(Stamps),
@@ -52,6 +54,9 @@ pub struct Stamps {
 pub enum Go {
     /// The user namespace has its mappings.
     Mapped,
+    /// All that was not known when the process was made is: as many descriptors come next ([`Channel::send_descriptors`]), the first of
+    /// which is the [plan](super::plan::Plan).
+    Build(usize),
     /// The hooks have run.
     HooksDone,
     /// The template has been recorded, or never will be.
@@ -97,14 +102,30 @@ impl Channel {
         send(self.0.as_raw_fd(), &text, MsgFlags::MSG_NOSIGNAL).map(drop)
     }
 
-    /// Sends a descriptor, which the other side gets also when this process has ended by then.
+    /// Sends descriptors, each message of one byte with as many as it can carry. The other side gets them also when this process has ended by
+    /// then.
     ///
     /// # Errors
     /// The other side has ended.
-    pub fn send_descriptor(&self, descriptor: RawFd) -> nix::Result<()> {
-        let (data, fds) = ([IoSlice::new(&[0])], [descriptor]);
-        let control = [ControlMessage::ScmRights(&fds)];
-        sendmsg::<()>(self.0.as_raw_fd(), &data, &control, MsgFlags::MSG_NOSIGNAL, None).map(drop)
+    pub fn send_descriptors(&self, descriptors: &[RawFd]) -> nix::Result<()> {
+        descriptors.chunks(fs::MAX_DESCRIPTORS).try_for_each(|some| {
+            let control = [ControlMessage::ScmRights(some)];
+            let data = [IoSlice::new(&[0])];
+            sendmsg::<()>(self.0.as_raw_fd(), &data, &control, MsgFlags::MSG_NOSIGNAL, None).map(drop)
+        })
+    }
+
+    /// Receives `count` descriptors that were sent so.
+    ///
+    /// # Errors
+    /// The other side has ended, or sends something else.
+    pub fn receive_descriptors(&self, count: usize) -> Result<Vec<OwnedFd>> {
+        let mut all = Vec::with_capacity(count);
+        while all.len() < count {
+            let some = fs::receive_all(self.0.as_fd());
+            all.extend(some.map_err(|source| Error::failed("receive", "descriptors", source))?);
+        }
+        Ok(all)
     }
 
     /// Waits for a message; `None` when the other side has ended without one.

@@ -17,16 +17,15 @@ use rkvm_linux::seccomp::Filter;
 use rkvm_oci::timeline::MonotonicNs;
 use rkvm_oci::{CreateRequest, Error, Link, Result, Rootfs, Stdio};
 
+use super::begin::Begun;
 use super::birth;
 use super::channel::Channel;
-use super::plan::{FIRST_FD, NamedFile, Plan, PlannedDisk, PlannedTemplate, Tap};
-use super::spec::{self, Converted, Size};
-use super::templates::{self, Found, Shape};
+use super::plan::{NamedFile, Plan, PlannedDisk, PlannedShare, PlannedStreams, Tap};
+use super::spec::Size;
 use super::{disks, oom, socket, terminal};
 use crate::Access;
 use crate::artifacts;
-use crate::host::Host;
-use crate::jail::{Cell, Share, Streams};
+use crate::jail::{document, has_hooks};
 
 /// Name of the root filesystem in the share.
 const ROOT: &str = "root";
@@ -46,8 +45,8 @@ pub struct Created {
     pub cgroup: Cgroup,
     /// How large the machine is.
     pub size: Size,
-    /// KVM's descriptor of the machine.
-    pub machine: Option<OwnedFd>,
+    /// What takes long to take apart: KVM's descriptor of the machine, and the process's mount namespace.
+    pub kept: Vec<OwnedFd>,
     /// The conversation with it: it ends with it until the machine is recorded.
     pub channel: Channel,
     /// When its program was executed, if it has been.
@@ -63,16 +62,24 @@ struct Opened {
     place: Option<PathBuf>,
 }
 
-/// Descriptors for the machine's process, with the numbers that they will have there.
-///
-/// [`FIRST_FD`] itself is kept for the one that the process opens.
+impl Opened {
+    fn planned(self, descriptors: &mut Descriptors) -> PlannedShare {
+        PlannedShare { name: self.name, tree: descriptors.add(self.tree), place: self.place }
+    }
+}
+
+/// Descriptors for the machine's process, with their places behind the plan's.
 #[derive(Default)]
 struct Descriptors(Vec<OwnedFd>);
 
 impl Descriptors {
     fn add(&mut self, fd: impl Into<OwnedFd>) -> i32 {
         self.0.push(fd.into());
-        FIRST_FD + self.0.len() as i32
+        self.0.len() as i32
+    }
+
+    fn with(self, plan: OwnedFd) -> Vec<OwnedFd> {
+        [plan].into_iter().chain(self.0).collect()
     }
 
     fn open(&mut self, what: &'static str, path: &Path) -> Result<NamedFile> {
@@ -86,11 +93,21 @@ const ENTROPY: &str = "/dev/urandom";
 /// As many as the guest's kernel needs for a new key.
 const SEED_BYTES: usize = 32;
 
-/// Makes the machine, in which the container's process then waits for the start.
+/// What the machine's process waits for.
+pub struct Rest {
+    /// The plan, and the descriptors that it speaks of.
+    pub descriptors: Vec<OwnedFd>,
+    /// Mounts whose ids are mapped with those of the new user namespace; `None` where there is no new one.
+    pub unmapped: Option<Vec<(MountPlan, OwnedFd)>>,
+    /// The state that hooks are told; the process id is filled in.
+    pub state: serde_json::Value,
+}
+
+/// Makes the rest of the machine, in which the container's process then waits for the start.
 ///
 /// # Errors
 /// Anything that keeps it from being made; then nothing of it is left behind.
-pub fn create(request: CreateRequest<'_>) -> Result<Created> {
+pub fn create(mut begun: Begun, request: CreateRequest<'_>) -> Result<Created> {
     let CreateRequest { id, bundle, rootfs, link, state_dir, stdio, preserve_fds, at_once, timeline, .. } =
         request;
     if preserve_fds > 0 {
@@ -100,122 +117,76 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
         ));
     }
     let spec = &bundle.spec;
-    let namespaces = Namespaces::open(spec)?;
-    let Converted { mut guest, shared, host_resources, late_resources, size } =
-        spec::convert(spec, &bundle.path, link.is_some())?;
-    if link.is_none() {
-        refuse_the_hosts_network(&namespaces)?;
-    }
-    let root_path = bundle.rootfs()?;
-    let host = Host::open().map_err(kvm)?;
-    let kind = artifacts::kvm_kind(|| host.kind())?;
-    let annotations = spec.annotations().clone().unwrap_or_default();
-    let artifacts = artifacts::find(kind, &annotations)?;
     let mut descriptors = Descriptors::default();
-    let (root, mut shares) = root_filesystem(rootfs, &root_path, &namespaces, &mut descriptors)?;
-    for one in shared {
-        shares.push(open(one.name, one.mount, &namespaces)?);
+    let (root, mut shares) = root_filesystem(rootfs, &bundle.rootfs()?, &begun.namespaces, &mut descriptors)?;
+    for one in std::mem::take(&mut begun.shared) {
+        shares.push(open(one.name, one.mount, &begun.namespaces)?);
     }
     let (streams, console) = match stdio {
+        Stdio::Inherit => (PlannedStreams::Inherited, None),
+        Stdio::Fds { stdin, stdout, stderr } => {
+            (PlannedStreams::Given([stdin, stdout, stderr].map(|stream| descriptors.add(stream))), None)
+        }
         Stdio::Terminal { console } => {
             let pair = terminal::open(spec.process().as_ref())?;
-            (Streams::Terminal(pair.slave), Some((console, pair.master)))
+            (PlannedStreams::Terminal(descriptors.add(pair.slave)), Some((console, pair.master)))
         }
-        other => (Streams::Given(other), None),
-    };
-    let opened = disks::open(spec)?;
-    let filter = seccomp(spec)?;
-    drop_rules(&mut guest);
-    let program = program()?;
-    // That of the namespace, where one is joined, is found only by the machine's process.
-    let expects_link = link.is_some() || namespaces.joined(libc::CLONE_NEWNET).is_some();
-    let shape = Shape {
-        program: &program,
-        artifacts: &artifacts,
-        size,
-        image: root.image.as_ref().map(|image| image.path.as_path()),
-        share: !shares.is_empty(),
-        link: expects_link,
-    };
-    // Disks and consoles are asked about by the guest's kernel while it boots.
-    let plain = opened.is_empty() && artifacts::console(&annotations).is_none();
-    let template = match templates::are_allowed(&annotations)? && plain {
-        true => Found::find(&shape),
-        false => Found::Nothing,
     };
     let mut entropy = File::open(ENTROPY).map_err(|source| Error::failed("open", ENTROPY, source))?;
-    let own = template.is_some().then(|| own(&mut entropy)).transpose()?;
+    let own = begun.template.is_some().then(|| own(&mut entropy)).transpose()?;
+    let mut guest = std::mem::take(&mut begun.guest);
+    drop_rules(&mut guest);
+    let disks = std::mem::take(&mut begun.disks);
     let setup = GuestSetup {
-        own,
-        disks: opened.iter().map(|disk| disk.disk.clone()).collect(),
+        disks: disks.iter().map(|disk| disk.disk.clone()).collect(),
         id: id.to_owned(),
-        seccomp: filter,
+        seccomp: seccomp(spec)?,
         spec: guest,
         root: root.form,
-        share: (!shares.is_empty()).then(|| SHARE_TAG.to_owned()),
-        links: link.as_ref().map(|link| guest_link(link, template.is_some())).into_iter().collect(),
+        share: Some(SHARE_TAG.to_owned()),
+        links: link.as_ref().map(|link| guest_link(link, own.is_some())).into_iter().collect(),
+        own,
     };
-    let plan = Plan {
-        id: id.to_owned(),
-        kvm: descriptors.add(kvm_descriptor()?),
-        entropy: descriptors.add(entropy),
-        template: planned_template(&template, &mut descriptors)?,
-        kernel: descriptors.open("open the guest kernel", &artifacts.kernel)?,
-        initrd: NamedFile { fd: descriptors.add(artifacts.open_initramfs()?), path: artifacts.initrd },
-        cmdline: artifacts.cmdline,
-        vcpus: size.vcpus,
-        memory_mib: size.memory_mib,
-        image: root.image,
-        disks: opened.into_iter().map(|disk| planned(disk, &mut descriptors)).collect(),
-        console: artifacts::open_console(&annotations)?.map(|end| descriptors.add(end)),
-        tap: link.map(|link| Tap { mac: link.mac, fd: descriptors.add(link.tap) }),
-        share: setup.share.clone(),
-        proc_self_fd: FIRST_FD,
-        vsock: descriptors.add(socket::listen(state_dir, socket::VSOCK)?),
-        control: descriptors.add(socket::listen(state_dir, socket::CONTROL)?),
-        oom_kills: descriptors.add(oom::create(state_dir)?),
-        terminal: console.is_some(),
-        // A program with a terminal is started with its size.
-        at_once: at_once && console.is_none(),
-        boot_timeout_ms: artifacts::boot_timeout(&annotations)?.as_millis() as u64,
-        setup,
-    };
-    let (channel, theirs) = Channel::pair()?;
-    let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
-    let cgroup = Cgroup::create(path, id, Some(&host_resources))?;
     let mut state = serde_json::json!({
         "ociVersion": spec.version(), "id": id, "status": "creating", "pid": 0, "bundle": bundle.path,
     });
-    if !annotations.is_empty() {
-        state["annotations"] = serde_json::json!(annotations);
+    if !begun.annotations.is_empty() {
+        state["annotations"] = serde_json::json!(begun.annotations);
     }
-    // The same mounts, by descriptors of their own, for the time when the user namespace has its mappings.
-    let unmapped = unmapped(&shares, &namespaces)?;
-    let cell = Cell {
-        program: program.into(),
-        plan,
-        descriptors: descriptors.0,
+    let new = begun.namespaces.new;
+    let connected_by_hooks =
+        link.is_none() && new & libc::CLONE_NEWNET != 0 && has_hooks(spec.hooks().as_ref());
+    let unmapped = (new & libc::CLONE_NEWUSER != 0).then(|| unmapped(&shares)).transpose()?;
+    let artifacts = &begun.artifacts;
+    let plan = Plan {
+        entropy: descriptors.add(entropy),
+        kernel: descriptors.open("open the guest kernel", &artifacts.kernel)?,
+        initrd: NamedFile {
+            fd: descriptors.add(artifacts.open_initramfs()?),
+            path: artifacts.initrd.clone(),
+        },
+        cmdline: artifacts.cmdline.clone(),
+        image: root.image,
+        disks: disks.into_iter().map(|disk| planned(disk, &mut descriptors)).collect(),
+        console: artifacts::open_console(&begun.annotations)?.map(|end| descriptors.add(end)),
+        connected_by_hooks,
+        tap: link.map(|link| Tap { mac: link.mac, fd: descriptors.add(link.tap) }),
+        shares: shares.into_iter().map(|share| share.planned(&mut descriptors)).collect(),
+        vsock: descriptors.add(socket::listen(state_dir, socket::VSOCK)?),
+        control: descriptors.add(socket::listen(state_dir, socket::CONTROL)?),
+        oom_kills: descriptors.add(oom::create(state_dir)?),
+        // A program with a terminal is started with its size.
+        at_once: at_once && console.is_none(),
         streams,
-        namespaces: &namespaces,
-        expects_link,
-        entrance: None,
-        shares: shares
-            .into_iter()
-            .map(|opened| Share { name: opened.name, tree: opened.tree, place: opened.place })
-            .collect(),
-        hooks: spec.hooks().as_ref(),
+        boot_timeout_ms: artifacts::boot_timeout(&begun.annotations)?.as_millis() as u64,
+        hooks: spec.hooks().clone(),
         state: state.clone(),
+        setup,
     };
-    let spawned = birth::spawn(cell, &cgroup, theirs);
-    let mut created = match spawned {
-        Ok((pid, process)) => Created { pid, process, cgroup, size, machine: None, channel, executed: None },
-        Err(error) => {
-            // The first error is the one that tells.
-            let _ = cgroup.remove();
-            return Err(error);
-        }
-    };
-    let done = birth::bring_up(&mut created, spec, &unmapped, &template, state, timeline)
+    let rest = Rest { descriptors: descriptors.with(document("plan", &plan)?), unmapped, state };
+    let late_resources = begun.late_resources.take();
+    let mut created = begun.take()?;
+    let done = birth::bring_up(&mut created, spec, rest, &begun.template, timeline)
         .and_then(|()| late_resources.map_or(Ok(()), |late| created.cgroup.update(&late)))
         .and_then(|()| match console {
             Some((socket, master)) => terminal::send(socket.as_fd(), master.as_fd()),
@@ -228,17 +199,6 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created> {
             Err(error)
         }
     }
-}
-
-fn planned_template(template: &Found, descriptors: &mut Descriptors) -> Result<PlannedTemplate> {
-    Ok(match template {
-        Found::Nothing => PlannedTemplate::None,
-        Found::Missing { .. } => PlannedTemplate::Record,
-        Found::Template { file, path, key } => {
-            let file = file.try_clone().map_err(|source| Error::failed("share", path.display(), source))?;
-            PlannedTemplate::Use { fd: descriptors.add(file), key: key.clone() }
-        }
-    })
 }
 
 /// What the guest needs to be another one than those that begin with the same template.
@@ -258,29 +218,6 @@ fn planned(disk: disks::Opened, descriptors: &mut Descriptors) -> PlannedDisk {
 
 /// Tag of the file sharing device.
 const SHARE_TAG: &str = "rkvm";
-
-fn kvm(error: crate::Error) -> Error {
-    let text = super::chain(&error);
-    Error::unsupported("--isolation=vm", text)
-}
-
-fn kvm_descriptor() -> Result<File> {
-    File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm")
-        .map_err(|source| Error::failed("open", "/dev/kvm", source))
-}
-
-/// The program of the machine's process, which lies beside this one.
-fn program() -> Result<File> {
-    let beside = std::env::current_exe().ok().and_then(|path| Some(path.parent()?.join("rkvm-vmm")));
-    let path = beside.unwrap_or_else(|| PathBuf::from("/usr/bin/rkvm-vmm"));
-    File::open(&path).map_err(|source| {
-        Error::failed("open", path.display(), source)
-            .hint("rkvm-vmm must lie beside the program that starts it")
-    })
-}
 
 /// The root filesystem as the guest is told of it.
 struct GuestRoot {
@@ -337,24 +274,8 @@ fn open(name: String, plan: MountPlan, namespaces: &Namespaces) -> Result<Opened
     Ok(Opened { name, plan, tree, place: None })
 }
 
-/// Refuses a path to this process's own network namespace, which is how Docker says `--network host`: the machine's process would stay in
-/// it.
-fn refuse_the_hosts_network(namespaces: &Namespaces) -> Result<()> {
-    // Such a path counts as none.
-    if namespaces.has(libc::CLONE_NEWNET) {
-        return Ok(());
-    }
-    Err(Error::unsupported(
-        "linux.namespaces without network, or with the host's",
-        "a microVM cannot share the host's network: the guest has a kernel of its own; use --isolation=container, or a network of its own",
-    ))
-}
-
-/// Mounts whose ids are mapped once the new user namespace has its mappings.
-fn unmapped(shares: &[Opened], namespaces: &Namespaces) -> Result<Vec<(MountPlan, OwnedFd)>> {
-    if namespaces.new & libc::CLONE_NEWUSER == 0 {
-        return Ok(vec![]);
-    }
+/// The same mounts, by descriptors of their own, for the time when the user namespace has its mappings.
+fn unmapped(shares: &[Opened]) -> Result<Vec<(MountPlan, OwnedFd)>> {
     let wanted = shares.iter().filter(|opened| opened.plan.wants_container_ids());
     wanted
         .map(|opened| {

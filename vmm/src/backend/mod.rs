@@ -4,6 +4,7 @@
 //! and executes `rkvm-vmm` ([`crate::process`]). Later commands reach that process through a socket in the state folder ([`control`]), and
 //! the guest's init through another (`exec.rs`).
 
+mod begin;
 mod birth;
 pub mod channel;
 pub mod control;
@@ -28,7 +29,8 @@ use std::path::Path;
 use oci_spec::runtime::Features;
 use rkvm_cgroup::Cgroup;
 use rkvm_oci::{
-    Backend, Bundle, CreateRequest, Error, Isolation, LinkForm, Needs, Record, Result, RootfsForm, Workload,
+    Backend, BeginRequest, Begun, Bundle, CreateRequest, Error, Isolation, LinkForm, Needs, Record, Result,
+    Rootfs, RootfsForm, Workload,
 };
 
 use crate::host::Host;
@@ -74,9 +76,18 @@ impl Backend for VmBackend {
     }
 
     fn create(&self, request: CreateRequest<'_>) -> Result<Box<dyn Workload>> {
-        let (id, state_dir) = (request.id, request.state_dir);
-        let created = create::create(request)?;
-        Ok(Box::new(Vm::created(id, state_dir, created)))
+        let image = match &request.rootfs {
+            Rootfs::Image { image, .. } => Some(image.clone()),
+            Rootfs::Bundle => None,
+        };
+        let CreateRequest { id, bundle, ref link, .. } = request;
+        let begun =
+            begin::begin(&BeginRequest { id, bundle, image: image.as_deref(), link: link.is_some() })?;
+        Box::new(begun).create(request)
+    }
+
+    fn begin(&self, request: BeginRequest<'_>) -> Result<Option<Box<dyn Begun>>> {
+        Ok(Some(Box::new(begin::begin(&request)?)))
     }
 
     fn clean(&self, id: &str, bundle: &Bundle) -> Result<()> {

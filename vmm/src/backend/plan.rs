@@ -1,24 +1,50 @@
-//! What a machine's process is given when it is started: a document, and descriptors with the numbers that are in it.
+//! What a machine's process is told: an outline when it is started, with which it makes the machine as far as it can, and a plan of the rest
+//! as soon as there is one.
 
 use std::path::PathBuf;
 
-use rkvm_guest_protocol::GuestSetup;
+use oci_spec::runtime::Hooks;
+use rkvm_guest_protocol::{GuestSetup, Link};
 use serde::{Deserialize, Serialize};
 
-/// Descriptor of the document itself.
-pub const PLAN_FD: i32 = 3;
+/// Descriptor of the outline.
+pub const OUTLINE_FD: i32 = 3;
 /// Descriptor of the conversation with the creator.
 pub const CHANNEL_FD: i32 = 4;
-/// The descriptors behind it are the plan's, in any order.
+/// The descriptors behind it are the outline's, in any order.
 pub const FIRST_FD: i32 = 5;
 
-/// A machine to be run.
+/// A machine before its root filesystem and its network are there. Descriptors are numbers of the process.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Plan {
-    /// The container's id.
-    pub id: String,
+pub struct Outline {
     /// `/dev/kvm`, open.
     pub kvm: i32,
+    /// Virtual processors.
+    pub vcpus: u8,
+    /// Guest memory, MiB.
+    pub memory_mib: u32,
+    /// Devices, the expected link among them.
+    pub devices: usize,
+    /// Whether a network link is expected.
+    pub link: bool,
+    /// Whether it boots.
+    pub template: PlannedTemplate,
+    /// The link of a network namespace that was joined.
+    pub found: Option<FoundLink>,
+}
+
+/// The link of the network namespace that the process is in, which the guest takes over.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct FoundLink {
+    /// As the guest is told of it.
+    pub link: Link,
+    /// The tap in its place.
+    pub tap: Tap,
+}
+
+/// The rest. Descriptors are indexes into those that come with it, where the plan itself is the first.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Plan {
     /// `/dev/urandom`, open.
     pub entropy: i32,
     /// The kernel.
@@ -27,37 +53,35 @@ pub struct Plan {
     pub initrd: NamedFile,
     /// Words for the kernel's command line, behind our own.
     pub cmdline: String,
-    /// Virtual processors.
-    pub vcpus: u8,
-    /// Guest memory, MiB.
-    pub memory_mib: u32,
     /// Read-only erofs image of the root filesystem.
     pub image: Option<NamedFile>,
     /// Disks behind it.
     pub disks: Vec<PlannedDisk>,
     /// The host's end of the console `hvc0`.
     pub console: Option<i32>,
-    /// The network link.
+    /// The network link that the creator has made.
     pub tap: Option<Tap>,
-    /// Tag of the device that shares the jail's root; `None` when nothing is in it.
-    pub share: Option<String>,
-    /// `/proc/self/fd` of the machine's process, for the file server.
-    pub proc_self_fd: i32,
+    /// Whether there may be a link in the new network namespace once the hooks have run.
+    pub connected_by_hooks: bool,
+    /// What is shared with the guest.
+    pub shares: Vec<PlannedShare>,
     /// Listening socket behind which the guest's sockets are.
     pub vsock: i32,
     /// Listening socket for commands.
     pub control: i32,
     /// File for the number of processes that the guest has killed for want of memory.
     pub oom_kills: i32,
-    /// Whether the streams 0, 1 and 2 are the slave of a terminal that stands for the guest's.
-    pub terminal: bool,
+    /// The container's streams.
+    pub streams: PlannedStreams,
     /// Whether the program is executed as soon as it can be; where that is not known to have been done when the machine is ready, the creator
     /// asks for it all the same, to hear how it went.
     pub at_once: bool,
     /// Milliseconds that the guest has to become ready.
     pub boot_timeout_ms: u64,
-    /// Whether it boots.
-    pub template: PlannedTemplate,
+    /// Hooks of the configuration.
+    pub hooks: Option<Hooks>,
+    /// The state that hooks are told; the process id is filled in.
+    pub state: serde_json::Value,
     /// What the guest is told.
     pub setup: GuestSetup,
 }
@@ -77,6 +101,29 @@ pub enum PlannedTemplate {
         /// What it must be a template for.
         key: String,
     },
+}
+
+/// Where the process's streams 0, 1 and 2 come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PlannedStreams {
+    /// They are what they were.
+    Inherited,
+    /// These descriptors.
+    Given([i32; 3]),
+    /// All three are this slave of a terminal, which stands for the guest's.
+    Terminal(i32),
+}
+
+/// A folder or file that is shared with the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedShare {
+    /// Its name in the share.
+    pub name: String,
+    /// A mount of it that is not attached yet.
+    pub tree: i32,
+    /// Where hooks look for it.
+    pub place: Option<PathBuf>,
 }
 
 /// An open file with the name that errors call it by.

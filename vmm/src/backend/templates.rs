@@ -38,8 +38,6 @@ pub struct Shape<'a> {
     pub size: Size,
     /// The image: the guest's kernel has asked for the size of its device.
     pub image: Option<&'a Path>,
-    /// Whether folders of the host are shared.
-    pub share: bool,
     /// Whether it has a network link.
     pub link: bool,
 }
@@ -55,7 +53,7 @@ impl Shape<'_> {
             stamp(&self.program.metadata()?),
             stamp(&fs::metadata(kernel)?),
             stamp(&fs::metadata(initrd)?),
-            format!("{vcpus} {memory_mib} {image:?} {} {}", self.share, self.link),
+            format!("{vcpus} {memory_mib} {image:?} {}", self.link),
             cmdline.clone(),
         ];
         Ok(parts.join("\n"))

@@ -56,23 +56,24 @@ pub struct Vm {
     channel: Option<Channel>,
     /// When its program was executed, where that was before anybody asked for it.
     executed: Option<MonotonicNs>,
-    /// KVM's descriptor of the machine, where this process has made it; see [`ENDED`].
-    machine: Option<OwnedFd>,
+    /// What takes long to take apart, where this process has made the machine; see [`ENDED`].
+    kept: Vec<OwnedFd>,
 }
 
-/// The machine that ended last. KVM takes a machine apart when its last descriptor is closed, which takes 16 ms. If that one were the
-/// process's own, whoever waits for the process would hear of its end that much later; closed here, when the next machine has ended or this
-/// process ends, nobody waits for it. The guest's memory is not kept by it.
-static ENDED: Mutex<Option<OwnedFd>> = Mutex::new(None);
+/// What is left of the machine that ended last. KVM takes a machine apart when its last descriptor is closed, which takes 16 ms, and a mount
+/// namespace goes after a grace period of the kernel. If the last one were the process's own, whoever waits for the process would hear of its
+/// end that much later; closed here, when the next machine has ended or this process ends, nobody waits for it. The guest's memory is not kept
+/// by it.
+static ENDED: Mutex<Vec<OwnedFd>> = Mutex::new(vec![]);
 
-fn last_ended() -> MutexGuard<'static, Option<OwnedFd>> {
+fn last_ended() -> MutexGuard<'static, Vec<OwnedFd>> {
     ENDED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Vm {
     fn drop(&mut self) {
-        if let Some(machine) = self.machine.take() {
-            let before = last_ended().replace(machine);
+        if !self.kept.is_empty() {
+            let before = std::mem::replace(&mut *last_ended(), std::mem::take(&mut self.kept));
             drop(before);
         }
     }
@@ -89,7 +90,7 @@ impl Vm {
             stored: Stored { cgroup: created.cgroup, size: created.size },
             channel: Some(created.channel),
             executed: created.executed,
-            machine: created.machine,
+            kept: created.kept,
         }
     }
 
@@ -112,7 +113,7 @@ impl Vm {
             stored,
             channel: None,
             executed: None,
-            machine: None,
+            kept: vec![],
         })
     }
 
@@ -294,7 +295,7 @@ impl Workload for Vm {
         // Before Linux 6.13, KVM on hardware keeps a kernel thread (kvm-nx-lpage-recovery) in the cgroup of whoever made the machine. No
         // signal ends it: it goes with the machine's last descriptor.
         if !self.stored.cgroup.processes()?.is_empty() {
-            drop((self.machine.take(), last_ended().take()));
+            drop((std::mem::take(&mut self.kept), std::mem::take(&mut *last_ended())));
         }
         self.stored.cgroup.kill_all()?;
         self.stored.cgroup.remove()

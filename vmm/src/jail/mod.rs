@@ -1,8 +1,8 @@
 //! The jail of a machine's process: what is left of the host for a guest that has broken out of its machine.
 //!
-//! Before the program of the process is executed it is in namespaces of its own and in the container's user namespace and cgroup, its
-//! root is an empty read-only tmpfs with nothing in it but what is shared with the guest, and it has no capability but those
-//! that sharing files needs. The filters of its threads ([`seccomp`]) come on top when it runs.
+//! Before the program of the process is executed it is in namespaces of its own and in the container's user namespace and cgroup
+//! ([`enter`]). Before it runs a guest its root is an empty read-only tmpfs with nothing in it but what is shared with the guest, and it
+//! has no capability but those that sharing files needs ([`Enclosure::close`]). The filters of its threads ([`seccomp`]) come on top when they run.
 
 mod root;
 pub mod seccomp;
@@ -16,6 +16,7 @@ use std::path::PathBuf;
 
 use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use oci_spec::runtime::Hooks;
 use rkvm_cgroup::{Born, Entrance};
 use rkvm_guest_protocol::{Address, Link, Route};
 use rkvm_linux::capabilities::Capabilities;
@@ -24,10 +25,11 @@ use rkvm_linux::sys::process::CapabilitySets;
 use rkvm_linux::sys::{fs, process, pty, spawn};
 use rkvm_net::Spliced;
 use rkvm_oci::failure::Failure;
-use rkvm_oci::{Error, Result, Stdio, hooks};
+use rkvm_oci::{Error, Result, hooks};
+use serde::Serialize;
 
 use crate::backend::channel::{Channel, Go, Report};
-use crate::backend::plan::{CHANNEL_FD, FIRST_FD, PLAN_FD, Plan, PlannedTemplate, Tap};
+use crate::backend::plan::{CHANNEL_FD, FIRST_FD, FoundLink, OUTLINE_FD, Outline, Tap};
 
 /// Numbers of the capabilities (capabilities(7)) that a process needs to make files for others: CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH,
 /// FOWNER, FSETID, SETGID, SETUID, SETFCAP. Not MKNOD: a guest makes no device on the host.
@@ -47,40 +49,36 @@ pub struct Share {
     pub place: Option<PathBuf>,
 }
 
-/// What the process is made from.
-pub struct Cell<'a> {
-    /// The program, open.
-    pub program: OwnedFd,
-    /// What it is told.
-    pub plan: Plan,
-    /// The descriptors that `plan` speaks of, in the order of their numbers, but for the first: that is `/proc/self/fd`.
-    pub descriptors: Vec<OwnedFd>,
-    /// Its streams; for a terminal, the slave.
-    pub streams: Streams,
-    /// Namespaces of the configuration: of these, the user and the network namespace are the process's.
-    pub namespaces: &'a Namespaces,
-    /// Whether the plan's template is one with a network link.
-    pub expects_link: bool,
-    /// The way into its cgroup.
-    pub entrance: Option<(Entrance, Born)>,
-    /// What is shared with the guest.
-    pub shares: Vec<Share>,
-    /// Hooks of the configuration.
-    pub hooks: Option<&'a oci_spec::runtime::Hooks>,
-    /// The state that hooks are told; the process id is filled in.
-    pub state: serde_json::Value,
-}
-
 /// Standard streams of the process.
 #[derive(Debug)]
 pub enum Streams {
-    /// As in [`Stdio`].
-    Given(Stdio),
+    /// What they were.
+    Inherited,
+    /// These.
+    Given([OwnedFd; 3]),
     /// A terminal's slave, three times.
     Terminal(OwnedFd),
 }
 
-/// Goes into the jail and executes the program. To be called in a new process; never returns.
+/// What the process is made from.
+pub struct Cell<'a> {
+    /// The container's id.
+    pub id: &'a str,
+    /// The program, open.
+    pub program: OwnedFd,
+    /// What it is told.
+    pub outline: Outline,
+    /// The descriptors that `outline` speaks of, in the order of their numbers.
+    pub descriptors: Vec<OwnedFd>,
+    /// Namespaces of the configuration: of these, the user and the network namespace are the process's.
+    pub namespaces: &'a Namespaces,
+    /// Whether the caller makes the link, which then is instead of those in the network namespace.
+    pub brings_link: bool,
+    /// The way into its cgroup.
+    pub entrance: Option<(Entrance, Born)>,
+}
+
+/// Goes into the outer part of the jail and executes the program. To be called in a new process; never returns.
 pub fn enter(cell: Cell<'_>, channel: Channel) -> ! {
     let error = match go(cell, &channel) {
         Ok(never) => match never {},
@@ -104,33 +102,60 @@ fn go(mut cell: Cell<'_>, channel: &Channel) -> Result<std::convert::Infallible>
     if let Some((entrance, born)) = cell.entrance.take() {
         entrance.join(born).map_err(|errno| failed("enter", "the container's cgroup")(errno.into()))?;
     }
-    // A link that the caller has made is instead of those in the namespace.
-    let takes_over = cell.plan.tap.is_none();
-    let mut link = namespaces(cell.namespaces, takes_over, channel)?;
-    root::loosen()?;
-    run_hooks(&mut cell, channel)?;
-    if link.is_none() && takes_over && cell.namespaces.new & libc::CLONE_NEWNET != 0 && has_hooks(cell.hooks)
-    {
-        // Docker's hooks connect the namespace that they find.
-        link = splice()?;
-    }
-    let proc_self_fd = open_proc()?;
-    root::build(std::mem::take(&mut cell.shares))?;
-    cell.descriptors.insert(0, proc_self_fd);
-    if let Some(link) = link {
-        let of_template = cell.plan.setup.own.is_some();
-        cell.plan.setup.links.push(guest_link(&link, of_template));
-        cell.plan.tap = Some(Tap { fd: FIRST_FD + cell.descriptors.len() as i32, mac: link.mac });
+    if let Some(link) = namespaces(cell.namespaces, !cell.brings_link, channel)? {
+        let number = FIRST_FD + cell.descriptors.len() as i32;
+        cell.outline.found =
+            Some(FoundLink { link: guest_link(&link), tap: Tap { fd: number, mac: link.mac } });
         cell.descriptors.push(link.tap);
     }
-    if cell.plan.tap.is_some() != cell.expects_link {
-        // It is for machines of another shape.
-        cell.plan.template = PlannedTemplate::None;
+    let outline = document("outline", &cell.outline)?;
+    let program = descriptors(outline, channel, cell.program, cell.descriptors)?;
+    execute(&program, cell.id)
+}
+
+/// What the inner part of the jail is made of.
+#[derive(Debug)]
+pub struct Enclosure {
+    /// What is shared with the guest.
+    pub shares: Vec<Share>,
+    /// Hooks of the configuration.
+    pub hooks: Option<Hooks>,
+    /// The state that hooks are told; the process id is filled in.
+    pub state: serde_json::Value,
+    /// Whether there may be a link in the network namespace once the hooks have run.
+    pub connected_by_hooks: bool,
+    /// Its streams.
+    pub streams: Streams,
+}
+
+/// What the process has of the host beside the descriptors that it was given.
+#[derive(Debug)]
+pub struct Closed {
+    /// `/proc/self/fd`: the file server opens again by these links what it has found, and the root of the jail has no /proc.
+    pub proc_self_fd: OwnedFd,
+    /// The mount namespace.
+    pub mounts: OwnedFd,
+    /// The link that the hooks have made: as the guest is told of it, its tap and hardware address.
+    pub link: Option<(Link, OwnedFd, [u8; 6])>,
+}
+
+impl Enclosure {
+    /// Closes the jail around this process. Of its threads only the one that calls this loses its privileges: the others must end before a
+    /// guest runs.
+    ///
+    /// # Errors
+    /// A hook or a step fails; then no guest may run.
+    pub fn close(mut self, channel: &Channel) -> Result<Closed> {
+        root::loosen()?;
+        run_hooks(&mut self, channel)?;
+        // Docker's hooks connect the namespace that they find.
+        let link = if self.connected_by_hooks { splice()? } else { None };
+        let (proc_self_fd, mounts) = (open_proc("fd", OFlag::O_PATH)?, open_proc("ns/mnt", OFlag::O_RDONLY)?);
+        root::build(self.shares)?;
+        set_streams(self.streams)?;
+        privileges()?;
+        Ok(Closed { proc_self_fd, mounts, link: link.map(|link| (guest_link(&link), link.tap, link.mac)) })
     }
-    let plan = document(&cell.plan)?;
-    let program = descriptors(plan, channel, cell.program, cell.descriptors, cell.streams)?;
-    privileges()?;
-    execute(&program, &cell.plan.id)
 }
 
 /// The link of this network namespace, for the guest to take over.
@@ -140,7 +165,7 @@ fn splice() -> Result<Option<Spliced>> {
     })
 }
 
-fn guest_link(link: &Spliced, of_template: bool) -> Link {
+fn guest_link(link: &Spliced) -> Link {
     let route = |(to, prefix, via): &(IpAddr, u8, Option<IpAddr>)| Route {
         to: Address { address: *to, prefix: *prefix },
         via: *via,
@@ -149,7 +174,7 @@ fn guest_link(link: &Spliced, of_template: bool) -> Link {
     Link {
         // What the guest's kernel calls its one network device.
         name: "eth0".to_owned(),
-        hardware_address: of_template.then_some(link.mac),
+        hardware_address: Some(link.mac),
         mtu: Some(link.mtu),
         addresses: link.addresses.iter().map(address).collect(),
         routes: link.routes.iter().map(route).collect(),
@@ -204,70 +229,54 @@ fn become_root_inside() -> Result<()> {
 }
 
 /// Whether `hooks` has any that run before the machine is built.
-pub fn has_hooks(hooks: Option<&oci_spec::runtime::Hooks>) -> bool {
+pub fn has_hooks(hooks: Option<&Hooks>) -> bool {
     let some = |list: &Option<Vec<_>>| list.as_ref().is_some_and(|list| !list.is_empty());
     #[allow(deprecated)]
     hooks
         .is_some_and(|all| some(all.prestart()) || some(all.create_runtime()) || some(all.create_container()))
 }
 
-fn run_hooks(cell: &mut Cell<'_>, channel: &Channel) -> Result<()> {
-    let Some(all) = cell.hooks.filter(|all| has_hooks(Some(all))) else { return Ok(()) };
+fn run_hooks(enclosure: &mut Enclosure, channel: &Channel) -> Result<()> {
+    let Enclosure { shares, hooks, state, .. } = enclosure;
+    let Some(all) = hooks.as_ref().filter(|all| has_hooks(Some(all))) else { return Ok(()) };
     // What they mount below the root filesystem is to be there in the guest.
-    cell.shares.iter().try_for_each(root::show)?;
+    shares.iter().try_for_each(root::show)?;
     channel.send(&Report::Enclosed).map_err(|errno| failed("report to", "the creator")(errno.into()))?;
     channel.wait_for(Go::HooksDone)?;
-    let mut state = cell.state.clone();
     state["pid"] = std::process::id().into();
-    hooks::run("createContainer", all.create_container().as_ref(), &state)?;
-    cell.shares.iter_mut().try_for_each(root::take_back)
+    hooks::run("createContainer", all.create_container().as_ref(), state)?;
+    shares.iter_mut().try_for_each(root::take_back)
 }
 
-/// The file server opens again by these links what it has found; the root of the jail has no /proc.
-fn open_proc() -> Result<OwnedFd> {
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    nix::fcntl::open("/proc/self/fd", flags, nix::sys::stat::Mode::empty())
-        .map_err(|errno| failed("open", "/proc/self/fd")(errno.into()))
+fn open_proc(what: &str, how: OFlag) -> Result<OwnedFd> {
+    let path = format!("/proc/self/{what}");
+    nix::fcntl::open(path.as_str(), how | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
+        .map_err(|errno| Error::failed("open", path, errno))
 }
 
-fn document(plan: &Plan) -> Result<OwnedFd> {
-    let error = |source: std::io::Error| Error::failed("write", "the machine's plan", source);
-    let text = serde_json::to_vec(plan).map_err(|source| error(source.into()))?;
+/// A file in memory with `content`, for the machine's process.
+///
+/// # Errors
+/// No memory or descriptor is left.
+pub fn document(name: &'static str, content: &impl Serialize) -> Result<OwnedFd> {
+    let error = |source: std::io::Error| Error::failed("write for the machine's process", name, source);
+    let text = serde_json::to_vec(content).map_err(|source| error(source.into()))?;
     let mut file =
-        File::from(memfd_create("plan", MFdFlags::MFD_CLOEXEC).map_err(|errno| error(errno.into()))?);
+        File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC).map_err(|errno| error(errno.into()))?);
     file.write_all(&text).and_then(|()| file.rewind()).map_err(error)?;
     Ok(file.into())
 }
 
 /// Gives every descriptor the number that the program expects, and has execve close all others. The program's own may get another
 /// number.
-fn descriptors(
-    plan: OwnedFd,
-    channel: &Channel,
-    program: OwnedFd,
-    rest: Vec<OwnedFd>,
-    streams: Streams,
-) -> Result<OwnedFd> {
+fn descriptors(outline: OwnedFd, channel: &Channel, program: OwnedFd, rest: Vec<OwnedFd>) -> Result<OwnedFd> {
     let error = failed("arrange", "the descriptors of the machine's process");
     let end = FIRST_FD + rest.len() as i32;
     let program = fs::move_above(program, end + 1).map_err(&error)?;
     let channel = channel.as_fd().try_clone_to_owned().map_err(&error)?;
     // Out of the way of the numbers first: a descriptor may have one that another is to get.
-    let mut wanted = vec![(plan, PLAN_FD), (channel, CHANNEL_FD)];
+    let mut wanted = vec![(outline, OUTLINE_FD), (channel, CHANNEL_FD)];
     wanted.extend(rest.into_iter().zip(FIRST_FD..));
-    match streams {
-        Streams::Given(Stdio::Inherit | Stdio::Terminal { .. }) => {}
-        Streams::Given(Stdio::Fds { stdin, stdout, stderr }) => {
-            wanted.extend([stdin, stdout, stderr].into_iter().zip(0..));
-        }
-        Streams::Terminal(slave) => {
-            for number in 0..3 {
-                wanted.push((slave.try_clone().map_err(&error)?, number));
-            }
-            // For the signals that tell of a new size and of the end.
-            pty::make_controlling(slave.as_fd()).map_err(&error)?;
-        }
-    }
     let moved = wanted
         .into_iter()
         .map(|(fd, number)| Ok((fs::move_above(fd, end + 1)?, number)))
@@ -279,6 +288,24 @@ fn descriptors(
     // The originals are close-on-exec; the caller may have had others open.
     fs::close_on_exec_from(end as u32).map_err(error)?;
     Ok(program)
+}
+
+fn set_streams(streams: Streams) -> Result<()> {
+    let error = failed("set up", "the container's streams");
+    let streams = match streams {
+        Streams::Inherited => return Ok(()),
+        Streams::Given(streams) => streams,
+        Streams::Terminal(slave) => {
+            // For the signals that tell of a new size and of the end.
+            pty::make_controlling(slave.as_fd()).map_err(&error)?;
+            let copy = || slave.try_clone().map_err(&error);
+            [copy()?, copy()?, slave]
+        }
+    };
+    for (fd, number) in streams.iter().zip(0..) {
+        fs::dup_to(fd.as_fd(), number).map_err(&error)?;
+    }
+    Ok(())
 }
 
 fn privileges() -> Result<()> {

@@ -94,7 +94,7 @@ pub(crate) fn read_at(
 }
 
 /// Has the host back the page at `address`, whose content stays; nothing where no memory is.
-pub(super) fn touch(memory: &GuestMemory, address: GuestAddress) {
+pub(crate) fn touch(memory: &GuestMemory, address: GuestAddress) {
     let Ok(pointer) = memory.get_host_address(address) else { return };
     // SAFETY: the byte is in a mapping that is never unmapped, and a guest's memory is accessed by atomic or volatile operations alone.
     let byte = unsafe { AtomicU8::from_ptr(pointer) };

@@ -2,7 +2,8 @@
 //! process ends.
 
 mod commands;
-mod machine;
+mod given;
+pub(crate) mod machine;
 mod session;
 pub(crate) mod signals;
 mod streams;
@@ -11,14 +12,17 @@ pub(crate) mod sys;
 use std::fs::File;
 use std::io::{self, Read, Write as _};
 use std::mem::ManuallyDrop;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 
 use rkvm_oci::failure::Failure;
 use rkvm_oci::{Error, ExitStatus, Result};
+use serde::de::DeserializeOwned;
 
-use crate::backend::channel::{Channel, Report};
-use crate::backend::plan::{CHANNEL_FD, PLAN_FD, Plan, PlannedTemplate};
+use crate::backend::channel::{Channel, Go, Report};
+use crate::backend::plan::{CHANNEL_FD, OUTLINE_FD, Outline, Plan, PlannedTemplate};
 use crate::jail::seccomp::{self, Thread};
+use given::Given;
+use machine::Begun;
 
 /// Exit code of a machine that failed.
 const FAILED: i32 = 125;
@@ -27,7 +31,7 @@ const FAILED: i32 = 125;
 pub fn main() -> ! {
     sys::one_arena();
     sys::make_room_for_descriptors();
-    let (plan, channel) = match inherited() {
+    let (outline, channel) = match inherited() {
         Ok(both) => both,
         Err(error) => {
             let _ = writeln!(io::stderr(), "rkvm-vmm is started by rkvm, one a microVM: {error}");
@@ -35,7 +39,7 @@ pub fn main() -> ! {
         }
     };
     let mut creator = Creator { channel: Some(channel), told: false, resuming: false };
-    match run(plan, &mut creator) {
+    match run(outline, &mut creator) {
         Ok(ExitStatus::Exited(code)) => sys::exit_now(code.into()),
         Ok(ExitStatus::Signaled(signal)) => {
             sys::die_by(signal.number());
@@ -49,24 +53,17 @@ pub fn main() -> ! {
     }
 }
 
-fn inherited() -> Result<(Plan, Channel)> {
-    let take = |number: i32| {
-        sys::inherited(number)
-            .map_err(|source| Error::failed("take over", format!("descriptor {number}"), source))
-    };
-    let mut text = Vec::new();
-    File::from(take(PLAN_FD)?)
-        .read_to_end(&mut text)
-        .map_err(|source| Error::failed("read", "the machine's plan", source))?;
-    let plan = serde_json::from_slice(&text)
-        .map_err(|source| Error::failed("understand", "the machine's plan", source))?;
-    Ok((plan, Channel::of(take(CHANNEL_FD)?)))
+fn inherited() -> Result<(Outline, Channel)> {
+    let outline = read("outline", given::inherited(OUTLINE_FD)?)?;
+    Ok((outline, Channel::of(given::inherited(CHANNEL_FD)?)))
 }
 
-/// A descriptor of the plan.
-fn descriptor(number: i32) -> Result<OwnedFd> {
-    sys::inherited(number)
-        .map_err(|source| Error::failed("take over", format!("descriptor {number}"), source))
+fn read<T: DeserializeOwned>(what: &'static str, document: OwnedFd) -> Result<T> {
+    let mut text = Vec::new();
+    File::from(document)
+        .read_to_end(&mut text)
+        .map_err(|source| Error::failed("read the machine's", what, source))?;
+    serde_json::from_slice(&text).map_err(|source| Error::failed("understand the machine's", what, source))
 }
 
 /// Whoever started this process: told of the outcome, and outlived only once it has recorded the machine.
@@ -81,16 +78,33 @@ struct Creator {
 }
 
 impl Creator {
+    fn gone() -> Error {
+        Error::failed("go on", "without the creator", nix::Error::EPIPE)
+    }
+
+    fn channel(&self) -> Result<&Channel> {
+        self.channel.as_ref().ok_or_else(Self::gone)
+    }
+
+    /// Waits for the plan.
+    fn plan(&self) -> Result<(Plan, Given)> {
+        let channel = self.channel()?;
+        let Some(Go::Build(count)) = channel.receive()? else { return Err(Self::gone()) };
+        let mut given = Given::new(channel.receive_descriptors(count)?);
+        Ok((read("plan", given.take(0)?)?, given))
+    }
+
     fn report(&self, report: &Report) -> Result<()> {
         let Some(channel) = &self.channel else { return Ok(()) };
         channel.send(report).map_err(|errno| Error::failed("report to", "the creator", errno))
     }
 
-    /// Hands over the machine's descriptor: whoever has it decides when KVM takes the machine apart.
-    fn hand_over(&self, machine: i32) -> Result<()> {
+    /// Hands over what takes long to take apart: whoever has it decides when that is done.
+    fn hand_over(&self, kept: &[RawFd]) -> Result<()> {
         self.report(&Report::Machine)?;
         let Some(channel) = &self.channel else { return Ok(()) };
-        channel.send_descriptor(machine).map_err(|errno| Error::failed("hand the machine to", "the creator", errno))
+        let sent = channel.send_descriptors(kept);
+        sent.map_err(|errno| Error::failed("hand the machine to", "the creator", errno))
     }
 
     /// The last word: to the creator while it listens, and to the container's standard error later.
@@ -109,11 +123,18 @@ impl Creator {
     }
 }
 
-fn run(plan: Plan, creator: &mut Creator) -> Result<ExitStatus> {
-    creator.resuming = matches!(plan.template, PlannedTemplate::Use { .. });
+fn run(outline: Outline, creator: &mut Creator) -> Result<ExitStatus> {
     let signals = signals::block().map_err(|source| Error::failed("catch", "signals", source))?;
-    let (machine, parts) = machine::start(plan)?;
-    creator.hand_over(machine.descriptor())?;
+    creator.resuming = matches!(outline.template, PlannedTemplate::Use { .. });
+    let begun = Begun::from(outline)?;
+    // What goes wrong with the jail has nothing to do with the template.
+    creator.resuming = false;
+    let (plan, given) = creator.plan()?;
+    let enclosed = begun.enclose(plan, given, creator.channel()?)?;
+    creator.resuming = enclosed.resumes();
+    let (machine, parts, mounts) = enclosed.start()?;
+    creator.hand_over(&[machine.descriptor(), mounts.as_raw_fd()])?;
+    drop(mounts);
     // The process ends with the session: taking the machine apart piece by piece would only keep its parent waiting.
     let mut session = ManuallyDrop::new(session::Session::new(machine, parts, signals)?);
     seccomp::confine(Thread::Main).map_err(|source| Error::failed("confine", "the main thread", source))?;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
 use rkvm_guest_protocol::host::{Connection, Ended, Relay, Slot, Streams};
-use rkvm_guest_protocol::{GuestSetup, ToGuest, ToHost, VERSION, WindowSize, marker};
+use rkvm_guest_protocol::{ToGuest, ToHost, VERSION, WindowSize, marker};
 use rkvm_linux::sys::pty;
 use rkvm_oci::timeline::MonotonicNs;
 use rkvm_oci::{Error, ExitStatus, KillScope, Result, Signal};
@@ -55,7 +55,6 @@ pub(super) struct Session {
     /// The terminal, for its size.
     terminal: Option<OwnedFd>,
     oom_kills: File,
-    setup: Option<GuestSetup>,
     boot_limit: Duration,
     /// The program is executed as soon as it can be, without being asked to.
     at_once: bool,
@@ -80,7 +79,7 @@ enum Ready {
     Commands(Source),
 }
 
-fn guest(error: rkvm_guest_protocol::host::Error) -> Error {
+pub(super) fn guest(error: rkvm_guest_protocol::host::Error) -> Error {
     Error::failed("speak to", "the guest", crate::backend::chain(&error))
 }
 
@@ -95,11 +94,10 @@ impl Session {
             machine,
             commands,
             signals,
-            stage: Stage::Created(Connection::new(parts.guest).map_err(guest)?),
+            stage: Stage::Created(parts.guest),
             streams: Some(streams),
             terminal,
             oom_kills: parts.oom_kills,
-            setup: Some(parts.setup),
             boot_limit: parts.boot_limit,
             at_once: parts.at_once,
             asked: false,
@@ -144,17 +142,6 @@ impl Session {
 
     fn boot(&mut self, creator: &mut Creator) -> Result<()> {
         let deadline = Instant::now() + self.boot_limit;
-        // It is there when the guest looks for it: a guest of another version says so first, and then fails to understand it.
-        if let (Stage::Created(connection), Some(mut setup)) = (&mut self.stage, self.setup.take()) {
-            if let (Some(own), Some(behind)) = (&mut setup.own, self.machine.behind()) {
-                own.behind = behind;
-            }
-            connection.send(&ToGuest::Setup(Box::new(setup)));
-            if self.at_once {
-                connection.send(&ToGuest::Start);
-            }
-            connection.flush().map_err(guest)?;
-        }
         match self.hear(creator, deadline)? {
             ToHost::Hello { version: VERSION } => {}
             ToHost::Hello { version } => {

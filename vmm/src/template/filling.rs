@@ -50,6 +50,9 @@ impl Filling {
     /// Reads what no other thread has begun to read, until there is no more of that.
     pub fn work(&self) {
         while let Some(group) = self.groups.get(self.next.fetch_add(1, Ordering::Relaxed)) {
+            let Some(first) = group.first() else { continue };
+            // The host clears the huge page, and while it does that for a read(2) no thread of this process can be made.
+            memory::touch(&self.memory, GuestAddress(first.address));
             let mut places = group.iter();
             let done = places.try_for_each(|place| {
                 let address = GuestAddress(place.address);

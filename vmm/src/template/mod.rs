@@ -16,11 +16,15 @@ mod processor;
 mod recording;
 mod sys;
 
+use std::sync::Arc;
+
 use kvm_bindings::kvm_irqchip;
 use kvm_ioctls::{VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::memory::GuestMemory;
+use crate::memory::ahead::Ahead;
 use crate::virtio::mmio::Progress;
 pub use file::{Recorded, write};
 pub(crate) use filling::Filling;
@@ -41,6 +45,43 @@ pub enum Template {
     Record,
     /// It goes on from this one.
     Use(Box<Recorded>),
+}
+
+/// A template on its way into a machine: its memory is being read.
+#[derive(Debug)]
+pub(crate) struct Resumption {
+    recorded: Box<Recorded>,
+    filling: Arc<Filling>,
+    /// Fills on another processor.
+    ahead: Ahead,
+}
+
+impl Resumption {
+    /// Has `memory` filled by a thread on another processor.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub(crate) fn begin(recorded: Box<Recorded>, memory: &GuestMemory) -> Result<Self> {
+        let filling = Arc::new(recorded.filling(memory)?);
+        let ahead = Ahead::new(memory);
+        ahead.help(Arc::clone(&filling));
+        Ok(Self { recorded, filling, ahead })
+    }
+
+    /// Fills what is left of the memory, and gives the machine the rest of the state, but for its devices. No thread is left. How far the
+    /// guest's time of day is behind the host's from now on, ns, and how far the drivers of its devices are, by their order.
+    ///
+    /// # Errors
+    /// The template cannot be read, or KVM refuses a step.
+    pub(crate) fn finish(self, vm: &VmFd, vcpu: &VcpuFd) -> Result<(i64, Vec<Progress>)> {
+        let Self { recorded, filling, ahead } = self;
+        filling.work();
+        // The other thread is through as well when it is gone.
+        drop(ahead);
+        filling.outcome().map_err(Error::os("read a template's memory"))?;
+        let behind = recorded.give(vm, vcpu)?;
+        Ok((behind, recorded.into_devices()))
+    }
 }
 
 /// Everything of a machine but its memory.
