@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rkvm_oci::Signal;
@@ -20,6 +20,54 @@ pub struct Connection {
     pub socket: UnixStream,
     /// What has been read of it.
     pub decoder: Decoder,
+}
+
+/// A monitor that is on its way, beside its client's other work, and does nothing before it is told to begin. It ends with this otherwise.
+#[derive(Debug)]
+pub struct Waiting {
+    connection: Option<Connection>,
+    monitor: Child,
+}
+
+impl Waiting {
+    /// Starts a monitor for a container with this full id, which need not be there yet.
+    ///
+    /// # Errors
+    /// The monitor's program cannot be executed.
+    pub fn spawn(engine: &Engine, id: &str, program: &Path) -> Result<Self> {
+        let failed = |source| Error::file("execute", program, source);
+        let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+        let monitor = Command::new(program)
+            .arg(&engine.paths.run)
+            .arg(&engine.paths.lib)
+            .arg(id)
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(failed)?;
+        Ok(Self { connection: Some(Connection::new(ours)), monitor })
+    }
+
+    /// Has it start the container.
+    ///
+    /// # Errors
+    /// It has been killed.
+    pub fn begin(mut self, hello: &Hello) -> Result<Connection> {
+        let gone = |source| Error::file("tell the monitor in", "its socket", source);
+        let connection = self.connection.as_ref().ok_or_else(|| gone(io::ErrorKind::NotConnected.into()))?;
+        protocol::send_json(&connection.socket, Kind::Hello, hello).map_err(gone)?;
+        self.connection.take().ok_or_else(|| gone(io::ErrorKind::NotConnected.into()))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.connection.take().is_some() {
+            // It has seen the end of the socket, and leaves nothing.
+            let _ = self.monitor.wait();
+        }
+    }
 }
 
 /// How a start went.
@@ -42,20 +90,7 @@ impl Connection {
     /// # Errors
     /// The monitor's program cannot be executed.
     pub fn spawn(engine: &Engine, id: &str, program: &Path, hello: &Hello) -> Result<Self> {
-        let failed = |source| Error::file("execute", program, source);
-        let (ours, theirs) = UnixStream::pair().map_err(failed)?;
-        Command::new(program)
-            .arg(&engine.paths.run)
-            .arg(&engine.paths.lib)
-            .arg(id)
-            .stdin(OwnedFd::from(theirs))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(failed)?;
-        let connection = Self::new(ours);
-        protocol::send_json(&connection.socket, Kind::Hello, hello).map_err(failed)?;
-        Ok(connection)
+        Waiting::spawn(engine, id, program)?.begin(hello)
     }
 
     /// Connects to the monitor of a container; `None` when it has none (any more).

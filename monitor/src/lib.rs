@@ -55,13 +55,20 @@ pub fn main(backend: BackendFn) -> ExitCode {
             return ExitCode::from(125);
         }
     };
+    let mut decoder = protocol::Decoder::default();
+    let hello = match decoder.wait(&client) {
+        Ok(Some((Kind::Hello, payload))) => serde_json::from_slice(&payload).unwrap_or_default(),
+        // It has changed its mind, or was killed: there may be no container.
+        _ => return ExitCode::SUCCESS,
+    };
+    let client = Client { socket: client, decoder, hello };
     let engine = Engine::new(Paths::new(run, lib), backend);
     match Monitor::begin(&engine, id) {
         Ok((monitor, container, listener)) => monitor.run(container, listener, client),
         Err(error) => {
             let failed = StartFailed { exit_code: error.exit_code(), message: message(&error) };
             // The client may be gone, and then nobody wants to know.
-            let _ = protocol::send_json(&client, Kind::Failed, &failed);
+            let _ = protocol::send_json(&client.socket, Kind::Failed, &failed);
         }
     }
     // What is slow to remove, now that nobody waits. `rkvm system prune` repeats it where it fails.
@@ -92,6 +99,14 @@ fn message(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Whoever has started the monitor.
+struct Client {
+    socket: UnixStream,
+    /// What it has sent behind its hello.
+    decoder: protocol::Decoder,
+    hello: Hello,
+}
+
 struct Monitor<'a> {
     engine: &'a Engine,
     id: &'a str,
@@ -120,12 +135,8 @@ impl<'a> Monitor<'a> {
         Ok((Self { engine, id, _lock: lock }, container, listener))
     }
 
-    fn run(self, mut container: Container, listener: UnixListener, client: UnixStream) {
-        let mut decoder = protocol::Decoder::default();
-        let hello = match decoder.wait(&client) {
-            Ok(Some((Kind::Hello, payload))) => serde_json::from_slice(&payload).unwrap_or_default(),
-            _ => Hello::default(),
-        };
+    fn run(self, mut container: Container, listener: UnixListener, client: Client) {
+        let Client { socket: client, decoder, hello } = client;
         let mut timeline = hello.timeline.clone().unwrap_or_else(Timeline::begin);
         let launcher = Launcher { engine: self.engine, size: hello.size };
         let log = match Writer::open(&container.paths.log(), container.record.log) {

@@ -1,6 +1,7 @@
 //! `rkvm create`.
 
 use anyhow::Result;
+use rkvm_engine::ids;
 
 use crate::context::Context;
 use crate::flags::{Attachment, ContainerFlags};
@@ -19,7 +20,7 @@ pub struct Args {
 pub fn run(args: Args, context: &Context) -> Result<u8> {
     let engine = context.engine();
     let image = args.flags.fetch(&engine, Show::Stderr)?;
-    let locked = args.flags.create(&engine, &image, Attachment::Foreground)?;
+    let locked = args.flags.create(&engine, &image, Attachment::Foreground, ids::random()?)?;
     output::line(locked.container.id())?;
     Ok(0)
 }

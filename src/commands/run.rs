@@ -1,10 +1,10 @@
 //! `rkvm run`.
 
 use anyhow::{Result, bail};
-use rkvm_engine::client::{Connection, StartResult};
+use rkvm_engine::client::{Connection, StartResult, Waiting};
 use rkvm_engine::engine::AnonymousVolumes;
 use rkvm_engine::protocol::Hello;
-use rkvm_engine::{Engine, store};
+use rkvm_engine::{Engine, ids, store};
 use rkvm_oci::{Phase, Timeline};
 
 use crate::attach::keys::DetachKeys;
@@ -57,10 +57,11 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
     let image = args.flags.fetch(&engine, show)?;
     timeline.mark(Phase::Image);
     let attachment = if args.detach { Attachment::Detached } else { Attachment::Foreground };
-    let locked = args.flags.create(&engine, &image, attachment)?;
-    let id = locked.container.id().to_owned();
+    let id = ids::random()?;
+    // It takes as long to come up as the container to be made.
+    let monitor = start::monitor_program().and_then(|program| Ok(Waiting::spawn(&engine, &id, &program)?))?;
+    drop(args.flags.create(&engine, &image, attachment, id.clone())?);
     let tty = process.tty;
-    drop(locked);
     let hello = Hello {
         stdin: !args.detach && streams.stdin,
         stdout: !args.detach && streams.stdout,
@@ -68,15 +69,13 @@ pub fn run(args: Args, context: &Context) -> Result<u8> {
         timeline: Some(timeline),
         size: if tty { terminal::size() } else { None },
     };
-    let spawned = start::monitor_program()
-        .and_then(|program| Ok(Connection::spawn(&engine, &id, &program, &hello)?));
-    let mut connection = match spawned {
+    let mut connection = match monitor.begin(&hello) {
         Ok(connection) => connection,
         Err(error) => {
             if args.flags.auto_remove() {
                 engine.remove(store::lock(&engine.paths, &id)?, AnonymousVolumes::Remove)?;
             }
-            return Err(error);
+            return Err(error.into());
         }
     };
     if args.detach {

@@ -132,17 +132,23 @@ impl ContainerFlags {
         self.rm
     }
 
-    /// Makes the container: checks every flag, then makes its volumes and its record.
+    /// Makes the container with this id: checks every flag, then makes its volumes and its record.
     ///
     /// # Errors
     /// A flag makes no sense, the name is taken, or something cannot be written; nothing is left behind then.
-    pub fn create(&self, engine: &Engine, image: &Image, attachment: Attachment) -> Result<Locked> {
+    pub fn create(
+        &self,
+        engine: &Engine,
+        image: &Image,
+        attachment: Attachment,
+        id: String,
+    ) -> Result<Locked> {
         if let Some(path) = &self.cidfile
             && path.exists()
         {
             bail!("--cidfile {} exists already: remove it or choose another file", path.display());
         }
-        let mut record = self.record(engine, image, attachment)?;
+        let mut record = ContainerRecord { id, ..self.record(engine, image, attachment)? };
         // No volume is pruned between its making and the record that names it.
         let volumes = VolumeStore::new(&engine.paths.lib);
         let held = if record.mounts.iter().any(|mount| matches!(mount.kind, MountKind::Volume { .. })) {
