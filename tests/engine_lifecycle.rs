@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+
 use rkvm_testing::{Isolation, Sandbox, in_both_isolations, wait};
 
 in_both_isolations! {
@@ -302,4 +306,21 @@ fn a_restarting_container_can_be_stopped_and_removed(isolation: Isolation) {
     assert_eq!(state(&sandbox, "stop-me")["Status"], "exited");
     sandbox.rkvm(["rm", "stop-me"]).ok();
     sandbox.rkvm(["rm", "-f", "rm-me"]).ok();
+}
+
+/// As when its client fails, or is killed, before there is a container.
+#[test]
+fn a_monitor_that_is_told_nothing_ends_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (run, lib) = (folder.path().join("run"), folder.path().join("lib"));
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let mut monitor = Command::new(rkvm_testing::binary("rkvm-monitor"))
+        .args([run.as_os_str(), lib.as_os_str(), "0123456789ab".as_ref()])
+        .stdin(OwnedFd::from(theirs))
+        .spawn()
+        .unwrap();
+    assert!(monitor.try_wait().unwrap().is_none(), "it waits");
+    drop(ours);
+    assert!(monitor.wait().unwrap().success());
+    assert!(!run.exists() && !lib.exists());
 }

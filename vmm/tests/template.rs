@@ -13,8 +13,10 @@ use guest_support::{Guest, LIMIT, shell};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rkvm_guest_protocol::{GuestSetup, Own};
 use rkvm_oci::ExitStatus;
-use rkvm_vmm::End;
+use rkvm_vmm::hull::{Hull, Outline};
 use rkvm_vmm::template::{self, Recorded, Template};
+use rkvm_vmm::virtio::rng::Rng;
+use rkvm_vmm::{End, Error, Host, HugePages, Image, VmConfig, builder};
 
 /// Of [`Guest`]s, bytes.
 const MEMORY: u64 = 128 << 20;
@@ -145,4 +147,22 @@ fn a_template_is_only_for_its_key_and_only_whole() {
         cut.write_all_at(&content[..rest], 0).unwrap();
         assert!(Recorded::open(cut, KEY).is_err(), "{rest}");
     }
+}
+
+#[test]
+fn a_hull_is_finished_with_as_many_devices_as_it_was_made_for() {
+    let Ok(host) = Host::open() else { return };
+    let outline = Outline {
+        vcpus: 1,
+        memory_mib: 32,
+        huge_pages: HugePages::Transparent,
+        devices: 2,
+        template: Template::None,
+    };
+    let hull = Hull::lay(&host, outline).unwrap();
+    assert!(hull.fits(2) && !hull.fits(1) && !hull.resumes());
+    let mut config = VmConfig::new(Image::open("/proc/self/exe".as_ref()).unwrap());
+    config.attach(Rng::new().unwrap());
+    let error = builder::finish(&host, hull, config).unwrap_err();
+    assert!(matches!(error, Error::Config { setting: "devices", value: 1, .. }), "{error}");
 }
