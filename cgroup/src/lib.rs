@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 pub use entrance::{Born, Entrance};
 pub use host::is_unified;
 pub use v1::V1;
-pub use v2::V2;
+pub use v2::{V2, offer_controllers};
 
 /// How long freezing waits for processes that are busy in the kernel.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(2);

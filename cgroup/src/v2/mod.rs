@@ -22,6 +22,41 @@ use super::{FREEZE_TIMEOUT, Frozen, Moment, file};
 /// Controllers that are enabled for every container, because `stats` reads them.
 pub(super) const COUNTED: [&str; 4] = ["cpu", "io", "memory", "pids"];
 
+/// Enables the controllers that every container gets in the unified hierarchy at `mount`, before there is one: a container's own
+/// [`create`](super::Cgroup::create) then finds them enabled. One that the kernel does not have is left out.
+///
+/// # Errors
+/// The hierarchy's lists of controllers cannot be read.
+pub fn offer_controllers(mount: &Path) -> Result<()> {
+    enable_below(mount, &COUNTED).map(drop)
+}
+
+/// What a folder does for those below it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Enabled {
+    All,
+    Some,
+}
+
+/// Enables controllers for the cgroups below `dir`; those that it cannot enable are left out.
+fn enable_below(dir: &Path, wanted: &[&str]) -> Result<Enabled> {
+    let missing = missing(&file::read(dir, "cgroup.subtree_control")?, wanted);
+    if missing.is_empty() || file::write(dir, "cgroup.subtree_control", missing.join(" ")).is_ok() {
+        return Ok(Enabled::All);
+    }
+    // All or nothing failed: one that this level does not offer must not keep the others.
+    for one in missing {
+        let _ = file::write(dir, "cgroup.subtree_control", one);
+    }
+    Ok(Enabled::Some)
+}
+
+/// Which of `wanted` a list of the kernel's lacks, as it takes them.
+fn missing(have: &str, wanted: &[&str]) -> Vec<String> {
+    let have: Vec<&str> = have.split_whitespace().collect();
+    wanted.iter().filter(|one| !have.contains(one)).map(|one| format!("+{one}")).collect()
+}
+
 /// A container's cgroup in the unified hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct V2 {
@@ -62,11 +97,7 @@ impl V2 {
     /// does not offer or cannot enable is left out; whether that is an error, the limits decide.
     fn enable(&self, wanted: &[&str]) -> Result<String> {
         let own = file::read(self.dir(), "cgroup.controllers")?;
-        let missing = |have: &str| -> Vec<String> {
-            let have: Vec<&str> = have.split_whitespace().collect();
-            wanted.iter().filter(|one| !have.contains(one)).map(|one| format!("+{one}")).collect()
-        };
-        if missing(&own).is_empty() {
+        if missing(&own, wanted).is_empty() {
             return Ok(own);
         }
         let mut ancestors: Vec<&Path> =
@@ -74,15 +105,7 @@ impl V2 {
         ancestors.reverse();
         let mut all = true;
         for up in ancestors {
-            let missing = missing(&file::read(up, "cgroup.subtree_control")?);
-            if missing.is_empty() || file::write(up, "cgroup.subtree_control", missing.join(" ")).is_ok() {
-                continue;
-            }
-            // All or nothing failed: one that this level does not offer must not keep the others.
-            all = false;
-            for one in missing {
-                let _ = file::write(up, "cgroup.subtree_control", one);
-            }
+            all &= enable_below(up, wanted)? == Enabled::All;
         }
         if all {
             Ok(format!("{own} {}", wanted.join(" ")))

@@ -12,6 +12,7 @@ use crate::sys;
 /// Modules of the kernel, if it needs any (vmm/src/initramfs/modules.rs).
 const MODULES: &str = "/modules";
 const PROCESSORS: &str = "/sys/devices/system/cpu";
+const CGROUPS: &str = "/sys/fs/cgroup";
 /// Which clock the kernel goes by.
 const CLOCK: &str = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
 /// The one that goes on where it was in a machine that goes on from a template: KVM is told what it shows.
@@ -58,7 +59,8 @@ pub fn load_modules() -> Result<()> {
 pub fn further_mounts() -> Result<()> {
     mount("proc", "/proc", STRICT, "")?;
     mount("sysfs", "/sys", STRICT, "")?;
-    mount("cgroup2", "/sys/fs/cgroup", STRICT, "")?;
+    mount("cgroup2", CGROUPS, STRICT, "")?;
+    rkvm_cgroup::offer_controllers(Path::new(CGROUPS))?;
     mount("tmpfs", "/run", libc::MS_NOSUID | libc::MS_NODEV, "mode=0755")?;
     sys::cover_root().map_err(|source| Error::failed("put a mount under", "/", source))
 }
