@@ -212,3 +212,25 @@ fn device_rules_change_without_closing_what_stays_open() {
         assert!(list.lines().any(|line| line == "b 7:0 r") && list.contains("c 1:3 rwm"), "{list}");
     }
 }
+
+#[test]
+fn a_cgroup_that_is_frozen_or_in_use_further_down_is_not_shared() {
+    let again = |name: &str| {
+        Cgroup::create(Some(Path::new(&format!("/rkvm-{}", id(name)))), "other", None)
+            .unwrap_err()
+            .to_string()
+    };
+    let frozen = Cgroup::create(None, &id("cold"), None).unwrap();
+    frozen.freeze().unwrap();
+    let error = again("cold");
+    frozen.thaw().unwrap();
+    frozen.remove().unwrap();
+    assert!(error.contains("frozen"), "{error}");
+
+    let below = Cgroup::create(Some(Path::new(&format!("/rkvm-{}/leaf", id("top")))), "x", None).unwrap();
+    let process = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
+    let inhabited = Inhabited { cgroup: below, process };
+    inhabited.cgroup.add_process(inhabited.process.id() as i32).unwrap();
+    let error = again("top");
+    assert!(error.contains(&inhabited.process.id().to_string()), "{error}");
+}

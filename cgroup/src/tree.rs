@@ -114,6 +114,11 @@ fn make_dir(path: &Path) -> io::Result<()> {
 }
 
 fn refuse_in_use(path: &Path) -> Result<()> {
+    // The unified hierarchy says both at once, of the cgroups below too.
+    let events = file::optional(path, "cgroup.events")?.unwrap_or_default();
+    if ["populated", "frozen"].iter().all(|key| file::keyed(&events, key) == Some(0)) {
+        return Ok(());
+    }
     let pids = processes(path)?;
     if let Some(pid) = pids.first() {
         return Err(Error::invalid_spec(

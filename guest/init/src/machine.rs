@@ -13,6 +13,8 @@ use crate::sys;
 const MODULES: &str = "/modules";
 const PROCESSORS: &str = "/sys/devices/system/cpu";
 const CGROUPS: &str = "/sys/fs/cgroup";
+/// The cgroup of a container that does not see its name, below [`CGROUPS`]: made before the machine is recorded.
+pub const CONTAINERS_CGROUP: &str = "/container";
 /// Which clock the kernel goes by.
 const CLOCK: &str = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
 /// The one that goes on where it was in a machine that goes on from a template: KVM is told what it shows.
@@ -61,6 +63,8 @@ pub fn further_mounts() -> Result<()> {
     mount("sysfs", "/sys", STRICT, "")?;
     mount("cgroup2", CGROUPS, STRICT, "")?;
     rkvm_cgroup::offer_controllers(Path::new(CGROUPS))?;
+    let container = format!("{CGROUPS}{CONTAINERS_CGROUP}");
+    fs::create_dir(&container).map_err(|source| Error::failed("make cgroup", &container, source))?;
     mount("tmpfs", "/run", libc::MS_NOSUID | libc::MS_NODEV, "mode=0755")?;
     sys::cover_root().map_err(|source| Error::failed("put a mount under", "/", source))
 }

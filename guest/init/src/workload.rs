@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 use rkvm_container::{Binary, ContainerBackend};
 use rkvm_guest_protocol::{Answer, GuestProcess, GuestSetup, Question};
 use rkvm_oci::{
@@ -75,6 +76,7 @@ impl Machine {
         let mut spec_root = setup.spec.root().clone().unwrap_or_default();
         spec_root.set_path(path);
         setup.spec.set_root(Some(spec_root));
+        take_ready_cgroup(&mut setup.spec);
         for folder in [BUNDLE, STATE] {
             fs::create_dir(folder).map_err(|source| Error::failed("make folder", folder, source))?;
         }
@@ -186,6 +188,17 @@ impl Machine {
             }
             Question::Update(resources) => workload.update(resources).map(|()| Answer::Done),
         }
+    }
+}
+
+/// Has a container with a cgroup namespace of its own, which hides what its cgroup is called, take the one that is there.
+fn take_ready_cgroup(spec: &mut Spec) {
+    let Some(linux) = spec.linux_mut() else { return };
+    let hides = |namespace: &LinuxNamespace| {
+        namespace.typ() == LinuxNamespaceType::Cgroup && namespace.path().is_none()
+    };
+    if linux.namespaces().iter().flatten().any(hides) {
+        linux.set_cgroups_path(Some(machine::CONTAINERS_CGROUP.into()));
     }
 }
 
