@@ -21,8 +21,6 @@ const MAX_WAITING: usize = 256 << 10;
 const MAX_LAST_OUTPUT: usize = 1 << 20;
 /// How long the host may take to read the last messages, seconds.
 const CLOSE_SECONDS: libc::c_int = 10;
-/// Bytes that are read at once: what a pipe holds.
-const CHUNK: usize = 64 << 10;
 
 /// Which of a session's descriptors `poll` spoke of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,7 +153,7 @@ impl Session {
                 self.receive(machine, marker);
             }
             Source::Stdout | Source::Stderr => {
-                self.read_output(source);
+                self.read_output(source, machine.chunk());
             }
             Source::Stdin => self.feed(),
         }
@@ -185,11 +183,9 @@ impl Session {
     }
 
     fn receive(&mut self, machine: &mut Machine, marker: &mut Marker) {
-        // On the stack: a buffer of this size from the heap is mapped and unmapped each time, which costs a page fault a page.
-        let mut bytes = [0; CHUNK];
-        match self.stream.read(&mut bytes) {
+        match self.stream.read(machine.chunk()) {
             Ok(0) => return self.host_is_gone(),
-            Ok(count) => self.reader.push(&bytes[..count]),
+            Ok(count) => self.reader.push(&machine.chunk()[..count]),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                 return;
             }
@@ -336,14 +332,17 @@ impl Session {
         }
     }
 
-    /// Reads once; how many bytes came.
-    fn read_output(&mut self, source: Source) -> usize {
+    /// Reads once, by way of `chunk`; how many bytes came.
+    fn read_output(&mut self, source: Source, chunk: &mut [u8]) -> usize {
         let Some(process) = &mut self.process else { return 0 };
         let slot = if source == Source::Stdout { &mut process.stdout } else { &mut process.stderr };
         let Some(file) = slot else { return 0 };
         let kind = if source == Source::Stdout { OutputKind::Stdout } else { OutputKind::Stderr };
-        match ToHost::append_output(&mut self.outgoing, kind, CHUNK, |room| file.read(room)) {
-            Ok(count) if count > 0 => count,
+        match file.read(chunk) {
+            Ok(count) if count > 0 => {
+                ToHost::append_output(&mut self.outgoing, kind, &chunk[..count]);
+                count
+            }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => 0,
             // The end of a pipe, or EIO of a terminal without a process.
             _ => {
@@ -376,7 +375,7 @@ impl Session {
         for source in [Source::Stdout, Source::Stderr] {
             let mut read = 0;
             while read < MAX_LAST_OUTPUT {
-                match self.read_output(source) {
+                match self.read_output(source, machine.chunk()) {
                     0 => break,
                     count => read += count,
                 }

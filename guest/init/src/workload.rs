@@ -7,7 +7,7 @@ use std::path::Path;
 
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Spec};
 use rkvm_container::{Binary, ContainerBackend};
-use rkvm_guest_protocol::{Answer, GuestProcess, GuestSetup, Question};
+use rkvm_guest_protocol::{Answer, GuestProcess, GuestSetup, MAX_STREAM_DATA, Question};
 use rkvm_oci::{
     Backend, Bundle, CreateRequest, Error, ExecProcess, ExecRequest, Keyring, Result, Rootfs, Stdio,
     Timeline, Workload,
@@ -17,6 +17,8 @@ use crate::{disks, machine, network, root, sys};
 
 const BUNDLE: &str = "/run/bundle";
 const STATE: &str = "/run/container";
+/// Bytes that are read at once: what a pipe holds, and a message of output.
+const CHUNK: usize = MAX_STREAM_DATA;
 
 /// The container, once it is there.
 #[derive(Default)]
@@ -27,6 +29,7 @@ pub struct Machine {
     is_ready: bool,
     /// The bundle, until its config.json has been written.
     unwritten: Option<Bundle>,
+    chunk: Vec<u8>,
 }
 
 /// Our ends of a process's streams.
@@ -46,12 +49,20 @@ pub enum Ends {
 }
 
 impl Machine {
+    /// Where bytes pass through on their way from one stream to another. Made once, and nothing is written there but what
+    /// is read: the first write to each page after the container's process was forked is a page fault.
+    pub fn chunk(&mut self) -> &mut [u8] {
+        self.chunk.resize(CHUNK, 0);
+        &mut self.chunk
+    }
+
     /// Does what does not depend on the container. Whether the machine can be recorded as a template now.
     ///
     /// # Errors
     /// The kernel lacks a file system.
     pub fn get_ready(&mut self) -> Result<bool> {
         machine::further_mounts()?;
+        self.chunk();
         self.is_ready = true;
         Ok(machine::take_settable_clock())
     }

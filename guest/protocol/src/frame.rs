@@ -60,32 +60,16 @@ pub trait Message: Sized {
 /// Puts a frame together.
 pub(crate) fn encode(kind: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::with_capacity(HEAD_BYTES + payload.len());
-    frame.extend_from_slice(&[kind, 0, 0, 0]);
-    // Payloads end at MAX_DOCUMENT.
-    frame.extend_from_slice(&(payload.len() as u32).to_le_bytes());
-    frame.extend_from_slice(payload);
+    append(&mut frame, kind, payload);
     frame
 }
 
-/// Appends a frame whose payload `read` puts in place; nothing when it gives none.
-pub(crate) fn append_with(
-    frames: &mut Vec<u8>,
-    kind: u8,
-    limit: usize,
-    read: impl FnOnce(&mut [u8]) -> std::io::Result<usize>,
-) -> std::io::Result<usize> {
-    let start = frames.len();
-    frames.resize(start + HEAD_BYTES + limit, 0);
-    let result = read(&mut frames[start + HEAD_BYTES..]);
-    let bytes = *result.as_ref().unwrap_or(&0);
-    if bytes == 0 {
-        frames.truncate(start);
-    } else {
-        frames[start] = kind;
-        frames[start + 4..start + HEAD_BYTES].copy_from_slice(&(bytes as u32).to_le_bytes());
-        frames.truncate(start + HEAD_BYTES + bytes);
-    }
-    result
+/// Appends a frame.
+pub(crate) fn append(frames: &mut Vec<u8>, kind: u8, payload: &[u8]) {
+    frames.extend_from_slice(&[kind, 0, 0, 0]);
+    // Payloads end at MAX_DOCUMENT.
+    frames.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+    frames.extend_from_slice(payload);
 }
 
 /// Takes a stream apart, however its bytes arrive. Holds at most one frame and what came with it.

@@ -7,7 +7,7 @@ use rkvm_oci::stats::Stats;
 use rkvm_oci::{ExitStatus, KillScope, Signal};
 use serde::{Deserialize, Serialize};
 
-use crate::frame::{Error, MAX_DOCUMENT, MAX_STREAM_DATA, Message, append_with, encode};
+use crate::frame::{Error, MAX_DOCUMENT, MAX_STREAM_DATA, Message, append, encode};
 use crate::setup::{GuestProcess, GuestSetup};
 
 /// Size of a terminal, in characters.
@@ -189,19 +189,10 @@ pub enum OutputKind {
 }
 
 impl ToHost {
-    /// Appends a frame of output to `frames`, whose payload `read` puts in place, at most `limit` bytes: no copy in between. Nothing is
-    /// appended when `read` gives none.
-    ///
-    /// # Errors
-    /// Those of `read`.
-    pub fn append_output(
-        frames: &mut Vec<u8>,
-        kind: OutputKind,
-        limit: usize,
-        read: impl FnOnce(&mut [u8]) -> std::io::Result<usize>,
-    ) -> std::io::Result<usize> {
-        let kind = if kind == OutputKind::Stdout { 5 } else { 6 };
-        append_with(frames, kind, limit.min(MAX_STREAM_DATA), read)
+    /// Appends a frame of output to `frames`, without a message in between that holds the bytes once more. They are at most
+    /// [`MAX_STREAM_DATA`].
+    pub fn append_output(frames: &mut Vec<u8>, kind: OutputKind, bytes: &[u8]) {
+        append(frames, if kind == OutputKind::Stdout { 5 } else { 6 }, bytes);
     }
 
     /// The frame.
