@@ -17,6 +17,8 @@ use crate::{disks, machine, network, root, sys};
 
 const BUNDLE: &str = "/run/bundle";
 const STATE: &str = "/run/container";
+/// What making a container takes of the heap, bytes, until its program is executed.
+const HEAP_OF_A_START: usize = 64 << 10;
 /// Bytes that are read at once: what a pipe holds, and a message of output.
 const CHUNK: usize = MAX_STREAM_DATA;
 
@@ -102,6 +104,7 @@ impl Machine {
         let process = bundle.spec.process().as_ref();
         let terminal = process.and_then(|process| process.terminal()).unwrap_or(false);
         let (stdio, ends) = Half::new(terminal)?;
+        rkvm_linux::sys::memory::spare(crate::HEAP.unused_behind(HEAP_OF_A_START));
         let mut workload = ContainerBackend::with_binary(Binary::InUse).create(CreateRequest {
             id: &setup.id,
             bundle: &bundle,

@@ -1,5 +1,8 @@
 //! The memory of the calling program.
 
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 /// Bytes of stack below the caller's that are made present: what fits into the stack that execve(2) sets up.
 const STACK_BYTES: usize = 96 << 10;
 const PAGE_BYTES: usize = 4096;
@@ -12,19 +15,41 @@ struct Part {
     writable: bool,
 }
 
+/// What [`spare`] has been told.
+static SPARE: [AtomicUsize; 2] = [AtomicUsize::new(0), AtomicUsize::new(0)];
+
+/// Has [`prefault`] leave out the data at these addresses: nothing is there yet, and little will be. A page that is used nevertheless takes
+/// a page fault.
+pub fn spare(addresses: Range<usize>) {
+    SPARE[0].store(addresses.start.next_multiple_of(PAGE_BYTES), Ordering::Relaxed);
+    SPARE[1].store(addresses.end & !(PAGE_BYTES - 1), Ordering::Relaxed);
+}
+
 /// Makes the program's code, data and stack present and its own (madvise(2), Linux 5.14), for a program that will use most of it: a page
 /// fault in a PVM guest takes 0.15 ms, and this takes a tenth of that for everything. Also after a fork, whose child otherwise copies
 /// each page when it first writes to it. What cannot be done is left to page faults.
 pub fn prefault() {
+    let spare = SPARE[0].load(Ordering::Relaxed)..SPARE[1].load(Ordering::Relaxed);
     for part in image() {
-        advise(part);
+        without(part, &spare).into_iter().for_each(advise);
     }
     let here = 0u8;
     let stack = (&raw const here).addr();
     advise(Part { start: stack - STACK_BYTES, end: stack, writable: true });
 }
 
+/// `part` before and behind `spare`.
+fn without(part: Part, spare: &Range<usize>) -> [Part; 2] {
+    if spare.is_empty() || spare.start < part.start || spare.end > part.end {
+        return [part, Part { start: part.end, ..part }];
+    }
+    [Part { end: spare.start, ..part }, Part { start: spare.end, ..part }]
+}
+
 fn advise(part: Part) {
+    if part.start >= part.end {
+        return;
+    }
     let start = part.start & !(PAGE_BYTES - 1);
     let end = part.end.next_multiple_of(PAGE_BYTES);
     let advice = if part.writable { libc::MADV_POPULATE_WRITE } else { libc::MADV_POPULATE_READ };
@@ -86,6 +111,18 @@ mod tests {
 
     /// Zeros, which no page stands for until somebody writes to one.
     static mut UNTOUCHED: [u8; 64 * PAGE_BYTES] = [0; 64 * PAGE_BYTES];
+
+    #[test]
+    fn what_is_spare_is_left_out_of_the_part_that_has_it() {
+        let part = |start, end| Part { start, end, writable: true };
+        assert_eq!(
+            without(part(0x1000, 0x9000), &(0x3000..0x7000)),
+            [part(0x1000, 0x3000), part(0x7000, 0x9000)]
+        );
+        for other in [0..0, 0x3000..0xa000, 0xa000..0xb000] {
+            assert_eq!(without(part(0x1000, 0x9000), &other), [part(0x1000, 0x9000), part(0x9000, 0x9000)]);
+        }
+    }
 
     #[test]
     fn data_that_nobody_has_touched_is_there_afterwards() {

@@ -5,8 +5,11 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+/// A block of this size and more, bytes, is the C library's: what passes through init, which its children have no use for.
+const LARGE: usize = 64 << 10;
 /// Bytes of the piece: twice what the set-up of a container with a hundred mounts takes.
 const BYTES: usize = 512 << 10;
 
@@ -29,6 +32,12 @@ impl Heap {
         self.piece.get().cast()
     }
 
+    /// Addresses of what has not been used, but for the `next` bytes.
+    pub fn unused_behind(&self, next: usize) -> Range<usize> {
+        let used = (self.used.load(Ordering::Relaxed) + next).min(BYTES);
+        self.base().addr() + used..self.base().addr() + BYTES
+    }
+
     /// Where `pointer` lies in the piece, if it does.
     fn offset(&self, pointer: *mut u8) -> Option<usize> {
         pointer.addr().checked_sub(self.base().addr()).filter(|offset| *offset < BYTES)
@@ -43,7 +52,8 @@ unsafe impl GlobalAlloc for Heap {
         loop {
             let address = (self.base().addr() + used).next_multiple_of(layout.align());
             let start = address - self.base().addr();
-            let Some(end) = start.checked_add(layout.size()).filter(|end| *end <= BYTES) else {
+            let fits = |end: &usize| *end <= BYTES && layout.size() < LARGE;
+            let Some(end) = start.checked_add(layout.size()).filter(fits) else {
                 // SAFETY: the caller's promises.
                 return unsafe { System.alloc(layout) };
             };
@@ -117,26 +127,43 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_the_c_librarys() {
+    fn what_does_not_fit_or_is_large_is_the_c_librarys() {
         let heap = Box::new(Heap::new());
-        let layout = Layout::from_size_align(BYTES - 8, 1).unwrap();
-        let small = Layout::from_size_align(64, 1).unwrap();
+        let layout = |size| Layout::from_size_align(size, 1).unwrap();
+        let half = layout(LARGE / 2);
         // SAFETY: as above.
         unsafe {
-            let inside = heap.alloc(layout);
-            assert!(heap.offset(inside).is_some());
-            let outside = heap.alloc(small);
+            let large = heap.alloc(layout(LARGE));
+            assert!(heap.offset(large).is_none() && heap.unused_behind(0).len() == BYTES);
+            heap.dealloc(large, layout(LARGE));
+            let first = heap.alloc(half);
+            let mut last = first;
+            for _ in 1..BYTES / half.size() {
+                last = heap.alloc(half);
+            }
+            assert!(heap.offset(last).is_some() && heap.unused_behind(0).is_empty());
+            let outside = heap.alloc(layout(64));
             assert!(heap.offset(outside).is_none());
             outside.write_bytes(7, 64);
-            let grown = heap.realloc(outside, small, 4096);
+            let grown = heap.realloc(outside, layout(64), 4096);
             assert_eq!(*grown.add(63), 7);
-            heap.dealloc(grown, Layout::from_size_align(4096, 1).unwrap());
+            heap.dealloc(grown, layout(4096));
             // One of the piece that grows beyond it moves out.
-            inside.write_bytes(9, 8);
-            let moved = heap.realloc(inside, layout, BYTES + 1);
+            last.write_bytes(9, 8);
+            let moved = heap.realloc(last, half, BYTES);
             assert!(heap.offset(moved).is_none());
             assert_eq!(*moved.add(7), 9);
-            heap.dealloc(moved, Layout::from_size_align(BYTES + 1, 1).unwrap());
+            heap.dealloc(moved, layout(BYTES));
         }
+    }
+
+    #[test]
+    fn what_is_unused_lies_behind_what_is() {
+        let heap = Box::new(Heap::new());
+        // SAFETY: as above.
+        let block = unsafe { heap.alloc(Layout::from_size_align(100, 1).unwrap()) };
+        let unused = heap.unused_behind(1000);
+        assert_eq!(unused, block.addr() + 1100..block.addr() + BYTES);
+        assert!(heap.unused_behind(BYTES).is_empty());
     }
 }
