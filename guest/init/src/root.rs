@@ -1,6 +1,7 @@
 //! The container's root filesystem: a folder of the host, or image and write layer joined.
 
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Capability, LinuxCapabilities};
@@ -52,30 +53,49 @@ pub fn assemble(setup: &GuestSetup) -> Result<PathBuf> {
         Root::Layers { image, write } => {
             read_far_ahead(image);
             mount(image, IMAGE, "erofs", libc::MS_RDONLY, "", "mount the image on device")?;
-            let (folder, own_xattrs) = match write {
+            make_folder(Path::new(ROOT))?;
+            match write {
                 WriteLayer::Memory => {
                     mount("tmpfs", WRITE, "tmpfs", 0, "mode=0755", "mount a write layer in memory, a")?;
-                    (PathBuf::from(WRITE), "")
+                    make_folders(Path::new(WRITE))?;
+                    join(Path::new(WRITE), "").map_err(not_joined)?;
                 }
-                // The server of the host may not set trusted.* there.
-                WriteLayer::Shared(name) => (shared(name), ",userxattr"),
-            };
-            for name in ["upper", "work"] {
-                make_folder(&folder.join(name))?;
-            }
-            let folder = folder.display();
-            let data = format!("lowerdir={IMAGE},upperdir={folder}/upper,workdir={folder}/work{own_xattrs}");
-            make_folder(Path::new(ROOT))?;
-            // What the share can do is known, and only a kernel of ours lets it be said.
-            let known = format!("{data},known_upper");
-            if !matches!(write, WriteLayer::Shared(_))
-                || sys::mount("overlay", Path::new(ROOT), "overlay", 0, &known).is_err()
-            {
-                mount("overlay", ROOT, "overlay", 0, &data, "join image and write layer by")?;
+                WriteLayer::Shared(name) => join_shared(&shared(name))?,
             }
             Ok(ROOT.into())
         }
     }
+}
+
+/// Joins the image and a write layer that the host shares.
+fn join_shared(folder: &Path) -> Result<()> {
+    // What the share can do is known, and that nobody writes to the layer but overlayfs, here or on the host; only a kernel of ours lets it
+    // be said.
+    let join_known = || join(folder, ",userxattr,known_upper,private_upper");
+    let joined = match join_known() {
+        // The engine makes the folders. Asking for them first would be two requests to the host.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make_folders(folder)?;
+            join_known()
+        }
+        other => other,
+    };
+    // The server of the host may not set trusted.*.
+    joined.or_else(|_| join(folder, ",userxattr")).map_err(not_joined)
+}
+
+fn make_folders(write: &Path) -> Result<()> {
+    ["upper", "work"].iter().try_for_each(|name| make_folder(&write.join(name)))
+}
+
+fn join(write: &Path, options: &str) -> io::Result<()> {
+    let write = write.display();
+    let data = format!("lowerdir={IMAGE},upperdir={write}/upper,workdir={write}/work{options}");
+    sys::mount("overlay", Path::new(ROOT), "overlay", 0, &data)
+}
+
+fn not_joined(source: io::Error) -> Error {
+    Error::failed("join image and write layer by", "overlay", source)
 }
 
 /// Whether `capabilities` let a process mount file systems.
@@ -105,7 +125,7 @@ fn shared(name: &str) -> PathBuf {
 
 fn make_folder(path: &Path) -> Result<()> {
     match fs::create_dir(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             Err(Error::failed("make folder", path.display(), error))
         }
         _ => Ok(()),

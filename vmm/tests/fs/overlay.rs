@@ -1,6 +1,7 @@
 //! The shared folder as the upper layer of an overlay, as a container's write layer is.
 
 use std::collections::BTreeSet;
+use std::ffi::CString;
 use std::fs::{self, File, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, symlink};
@@ -15,6 +16,9 @@ use crate::{Case, Folder};
 
 pub const CASES: &[Case] = &[
     Case::new("overlay", overlay).prepare(prepare).check(check),
+    Case::new("overlay-known", overlay_known).prepare(prepare).check(check),
+    Case::new("overlay-first-write", first_writes),
+    Case::new("overlay-old-layer", old_layer).prepare(prepare),
     Case::new("overlay-packages", packages).prepare(prepare).smp(),
     Case::new("overlay-database", database).prepare(prepare).smp(),
 ];
@@ -33,7 +37,17 @@ fn joined(name: &str) -> PathBuf {
     Path::new("/tmp/joined").join(name)
 }
 
-fn mount_overlay() {
+/// What any kernel takes.
+const PLAIN: &str = "userxattr";
+/// As init mounts it; of our kernels.
+const KNOWN: &str = "userxattr,known_upper,private_upper";
+
+fn mount_overlay(options: &str) {
+    make_lower();
+    mount_joined(options);
+}
+
+fn make_lower() {
     let lower = Path::new("/tmp/lower");
     for folder in ["etc/conf.d", "usr/lib", "var/cache/old", "tree/a/b"] {
         fs::create_dir_all(lower.join(folder)).unwrap();
@@ -52,18 +66,29 @@ fn mount_overlay() {
     symlink("passwd", lower.join("etc/link")).unwrap();
     fs::hard_link(lower.join("etc/passwd"), lower.join("etc/passwd-")).unwrap();
     fs::create_dir("/tmp/joined").unwrap();
-    mount_joined();
 }
 
-fn mount_joined() {
-    let options = c"lowerdir=/tmp/lower,upperdir=/mnt/upper,workdir=/mnt/work,userxattr";
-    mount("overlay", "/tmp/joined", "overlay", MountFlags::empty(), Some(options))
+fn mount_joined(options: &str) {
+    mount_layer("", options);
+}
+
+/// With the folders of the write layer in the share's `folder`.
+fn mount_layer(folder: &str, options: &str) {
+    let write = Path::new("/mnt").join(folder);
+    let write = write.display();
+    let options = format!("lowerdir=/tmp/lower,upperdir={write}/upper,workdir={write}/work,{options}");
+    let options = CString::new(options).unwrap();
+    mount("overlay", "/tmp/joined", "overlay", MountFlags::empty(), Some(options.as_c_str()))
         .expect("an overlay over the share");
 }
 
-fn remount() {
+fn unmount_joined() {
     unmount("/tmp/joined", UnmountFlags::empty()).unwrap();
-    mount_joined();
+}
+
+fn remount(options: &str) {
+    unmount_joined();
+    mount_joined(options);
 }
 
 fn names(folder: &str) -> BTreeSet<String> {
@@ -72,7 +97,15 @@ fn names(folder: &str) -> BTreeSet<String> {
 }
 
 fn overlay() {
-    mount_overlay();
+    all_operations(PLAIN);
+}
+
+fn overlay_known() {
+    all_operations(KNOWN);
+}
+
+fn all_operations(options: &str) {
+    mount_overlay(options);
     let read = |name: &str| fs::read_to_string(joined(name)).unwrap();
     assert!(read("etc/passwd").starts_with("etc/passwd of the image"));
 
@@ -122,7 +155,7 @@ fn overlay() {
     rustix::fs::syncfs(File::open(joined("")).unwrap()).unwrap();
 
     // All of that again from what is on the host.
-    remount();
+    remount(options);
     assert!(read("etc/passwd").ends_with("appended"));
     assert_eq!(fs::metadata(joined("etc/passwd")).unwrap().mode() & 0o7777, 0o4711);
     assert_eq!(names("etc"), ["conf.d", "given", "new", "passwd", "passwd-"].map(str::to_owned).into());
@@ -138,7 +171,7 @@ fn overlay() {
     assert_eq!(fs::metadata(joined("usr/lib")).unwrap().mode() & 0o7777, 0o2775);
     assert!(fs::symlink_metadata(joined("socket")).unwrap().file_type().is_socket());
     assert!(joined("moved/y").is_dir() && joined("tree/a/b/leaf").exists());
-    unmount("/tmp/joined", UnmountFlags::empty()).unwrap();
+    unmount_joined();
 }
 
 /// The write layer is in overlayfs' own form: the engine's `diff` and `cp` read it.
@@ -155,9 +188,106 @@ fn check(folder: &Folder) {
     assert!(!upper("tree/a/b/leaf").exists());
 }
 
+/// Each kind of write, as the first one to a layer of its own that overlayfs has taken to be empty until then.
+fn first_writes() {
+    type Write = (&'static str, fn(), &'static [&'static str], &'static [&'static str]);
+    let writes: &[Write] = &[
+        ("file", || fs::write(joined("new"), b"new").unwrap(), &["new"], &[]),
+        ("file-below", || fs::write(joined("etc/new"), b"new").unwrap(), &["etc/new", "etc/passwd"], &[]),
+        ("folder", || fs::create_dir_all(joined("etc/a/b")).unwrap(), &["etc/a/b", "etc/passwd"], &[]),
+        ("symlink", || symlink("etc", joined("new")).unwrap(), &["new", "new/passwd"], &[]),
+        ("fifo", || mknodat(CWD, joined("new"), FileType::Fifo, Mode::RUSR, 0).unwrap(), &["new"], &[]),
+        ("remove", || fs::remove_file(joined("removed")).unwrap(), &["etc"], &["removed"]),
+        ("remove-below", || fs::remove_file(joined("etc/passwd")).unwrap(), &["etc/link"], &["etc/passwd"]),
+        ("remove-tree", || fs::remove_dir_all(joined("tree")).unwrap(), &["etc"], &["tree", "tree/a/b/leaf"]),
+        ("rename", || fs::rename(joined("removed"), joined("new")).unwrap(), &["new"], &["removed"]),
+        (
+            "rename-out",
+            || fs::rename(joined("etc/conf.d/one"), joined("new")).unwrap(),
+            &["new", "etc/conf.d"],
+            &["etc/conf.d/one"],
+        ),
+        (
+            "rename-over",
+            || fs::rename(joined("removed"), joined("etc/passwd")).unwrap(),
+            &["etc/passwd", "etc/passwd-"],
+            &["removed"],
+        ),
+        (
+            "link",
+            || fs::hard_link(joined("removed"), joined("etc/new")).unwrap(),
+            &["removed", "etc/new"],
+            &[],
+        ),
+        ("append", || drop(File::options().append(true).open(joined("removed"))), &["removed", "etc"], &[]),
+        (
+            "mode",
+            || fs::set_permissions(joined("etc"), Permissions::from_mode(0o711)).unwrap(),
+            &["etc/passwd"],
+            &[],
+        ),
+        (
+            "mode-of-root",
+            || fs::set_permissions(joined(""), Permissions::from_mode(0o711)).unwrap(),
+            &["etc"],
+            &[],
+        ),
+    ];
+    make_lower();
+    for (name, write, there, gone) in writes {
+        for folder in ["upper", "work"] {
+            fs::create_dir_all(Path::new("/mnt").join(name).join(folder)).unwrap();
+        }
+        mount_layer(name, KNOWN);
+        // Looked up before, whether it is there or not: what the kernel remembers of that must not outlive the write.
+        for path in there.iter().chain(*gone).chain(&["nothing", "etc/nothing"]) {
+            let _ = joined(path).exists();
+        }
+        write();
+        for again in [false, true] {
+            if again {
+                unmount_joined();
+                mount_layer(name, KNOWN);
+            }
+            for (paths, wanted) in [(there, true), (gone, false)] {
+                for path in *paths {
+                    assert_eq!(
+                        fs::symlink_metadata(joined(path)).is_ok(),
+                        wanted,
+                        "{name}: {path} ({again})"
+                    );
+                    let (folder, entry) = path.rsplit_once('/').unwrap_or(("", path));
+                    let listed = joined(folder).exists() && names(folder).contains(entry);
+                    assert_eq!(listed, wanted, "{name}: {path} in its folder ({again})");
+                }
+            }
+        }
+        unmount_joined();
+    }
+}
+
+/// A layer is taken to be empty at its first mount only, and until the first write.
+fn old_layer() {
+    mount_overlay(KNOWN);
+    assert!(fs::read_to_string("/proc/mounts").unwrap().contains("private_upper"));
+    // Behind its back, which is what the option says that nobody does: so it is seen whether anybody asks.
+    fs::write("/mnt/upper/one", b"").unwrap();
+    fs::write("/mnt/upper/two", b"").unwrap();
+    assert!(!joined("one").exists() && joined("etc/passwd").exists());
+    fs::write(joined("three"), b"").unwrap();
+    assert!(joined("two").exists() && joined("three").exists());
+    // `rkvm cp` mounts the layer on the host while the machine does not run: nothing but the folder of overlayfs tells of it.
+    unmount_joined();
+    fs::remove_file("/mnt/upper/three").unwrap();
+    fs::write("/mnt/upper/four", b"").unwrap();
+    mount_joined(KNOWN);
+    assert!(joined("one").exists() && joined("four").exists() && !joined("three").exists());
+    unmount_joined();
+}
+
 /// What a package manager does: unpack beside, set owners, link the old file away, rename over, sync, run what was unpacked.
 fn packages() {
-    mount_overlay();
+    mount_overlay(KNOWN);
     for package in 0..6 {
         for index in 0..25 {
             let (target, fresh) =
@@ -183,14 +313,14 @@ fn packages() {
     assert_eq!(program.code(), Some(1));
     fs::remove_dir_all(joined("usr")).unwrap();
     assert!(!joined("usr").exists());
-    unmount("/tmp/joined", UnmountFlags::empty()).unwrap();
+    unmount_joined();
 }
 
 /// What a database does, as a user of its own: preallocated segments, writes in place, fdatasync, a mapped file, recovery from the log.
 fn database() {
     const PAGE: usize = 8192;
     const POSTGRES: u32 = 70;
-    mount_overlay();
+    mount_overlay(KNOWN);
     fs::create_dir(joined("data")).unwrap();
     chown(joined("data"), Some(POSTGRES), Some(POSTGRES)).unwrap();
     fs::set_permissions(joined("data"), Permissions::from_mode(0o700)).unwrap();
@@ -212,7 +342,7 @@ fn database() {
         fs::rename(joined("data/log"), joined("data/log.old")).unwrap();
         File::open(joined("data")).unwrap().sync_all().unwrap();
     });
-    remount();
+    remount(KNOWN);
     let (log, table) = (fs::read(joined("data/log.old")).unwrap(), fs::read(joined("data/table")).unwrap());
     assert_eq!((log.len(), table.len()), (4 << 20, 200 * PAGE));
     assert!(
@@ -220,5 +350,5 @@ fn database() {
             .all(|page| log[page * PAGE + 5] == page as u8 && table[(199 - page) * PAGE + 5] == page as u8)
     );
     assert_eq!(fs::metadata(joined("data/table")).unwrap().uid(), POSTGRES);
-    unmount("/tmp/joined", UnmountFlags::empty()).unwrap();
+    unmount_joined();
 }
