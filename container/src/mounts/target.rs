@@ -67,26 +67,35 @@ pub fn ensure_folder(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
     opened.map_err(|source| Error::failed("open folder in the container", path.display(), source))
 }
 
-/// Makes the last component of `path`, when that is all there is to make: what the walk of [`make`] does in a third of the system calls.
-/// `None`: it is not, or something (a symlink that leads nowhere, say) has the name.
+/// Makes the last component of `path`, and folders above it that are missing, where that is all there is to it: what the walk of [`make`]
+/// does in a third of the system calls. `None`: it is not, or something (a symlink that leads nowhere, say) has the name.
 fn make_last(root: BorrowedFd<'_>, path: &Path, kind: Kind) -> io::Result<Option<OwnedFd>> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(None) };
-    let Ok(folder) = open_in_root(root, parent, libc::O_PATH | libc::O_DIRECTORY) else { return Ok(None) };
+    let folder = match open_in_root(root, parent, libc::O_PATH | libc::O_DIRECTORY) {
+        Ok(folder) => folder,
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+            let Some(made) = make_last(root, parent, Kind::Folder)? else { return Ok(None) };
+            made
+        }
+        Err(_) => return Ok(None),
+    };
     match make_entry(folder.as_fd(), Path::new(name), kind) {
+        Ok(Some(file)) => Ok(Some(file)),
         // By the kernel again: whoever shares the folder may have put something else there by now.
-        Ok(()) => open_in_root(root, path, libc::O_PATH).map(Some),
+        Ok(None) => open_in_root(root, path, libc::O_PATH).map(Some),
         Err(nix::Error::EEXIST) => Ok(None),
         Err(errno) => Err(errno.into()),
     }
 }
 
-/// Makes `name` in `folder`. What has the name already is an error (`EEXIST`), whatever it is.
-fn make_entry(folder: BorrowedFd<'_>, name: &Path, kind: Kind) -> nix::Result<()> {
+/// Makes `name` in `folder`; a file is open then. What has the name already is an error (`EEXIST`), whatever it is.
+fn make_entry(folder: BorrowedFd<'_>, name: &Path, kind: Kind) -> nix::Result<Option<OwnedFd>> {
     match kind {
-        Kind::Folder => mkdirat(folder, name, Mode::from_bits_truncate(0o755)),
+        Kind::Folder => mkdirat(folder, name, Mode::from_bits_truncate(0o755)).map(|()| None),
         Kind::File => {
-            let create = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-            openat(folder, name, create, Mode::from_bits_truncate(0o644)).map(drop)
+            // Not to write: it stays open for a while, and the mount that it is on may be made read-only meanwhile.
+            let create = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+            openat(folder, name, create, Mode::from_bits_truncate(0o644)).map(Some)
         }
     }
 }
@@ -112,7 +121,7 @@ fn make(root: BorrowedFd<'_>, path: &Path, kind: Kind) -> io::Result<OwnedFd> {
         let found = match openat(folder.as_fd(), &name, flags, Mode::empty()) {
             Err(nix::Error::ENOENT) => {
                 match make_entry(folder.as_fd(), &name, if last { kind } else { Kind::Folder }) {
-                    Ok(()) | Err(nix::Error::EEXIST) => {}
+                    Ok(_) | Err(nix::Error::EEXIST) => {}
                     Err(errno) => return Err(errno.into()),
                 }
                 openat(folder.as_fd(), &name, flags, Mode::empty())?
@@ -185,6 +194,8 @@ mod tests {
         symlink("/dangling", inside.join("made/deep/out")).unwrap();
         ensure(fd.as_fd(), Path::new("/absolute/made/deep/out"), Kind::Folder).unwrap();
         assert!(path.join("dangling").is_dir());
+        ensure(fd.as_fd(), Path::new("/plain/made/deep/file"), Kind::File).unwrap();
+        assert!(path.join("plain/made/deep/file").is_file());
         ensure(fd.as_fd(), Path::new("/../../up"), Kind::Folder).unwrap();
         assert!(path.join("up").is_dir());
         assert!(ensure(fd.as_fd(), Path::new("/loop/x"), Kind::Folder).is_err());
