@@ -95,6 +95,9 @@ impl Capabilities {
     /// # Errors
     /// CAP_SETPCAP is missing.
     pub fn limit_bounding(&self) -> std::io::Result<()> {
+        if process::keep_bounding(self.bounding).is_ok() {
+            return Ok(());
+        }
         for capability in (0..=LAST).filter(|number| self.bounding & 1 << number == 0) {
             match process::drop_bounding(capability) {
                 Ok(()) => {}
