@@ -170,6 +170,10 @@ fn file_system(plan: &Plan, kind: &str, source: &str, place: Place<'_>) -> Resul
     if data.iter().any(|option| option.split_once('=').is_some_and(|(_, value)| value.len() > MAX_VALUE)) {
         return by_mount_call(plan, kind, source, &data, place.root);
     }
+    if !later && place.label.is_none() && by_one_call(plan, kind, source, &data, target.as_fd()) {
+        place.left.add(target);
+        return Ok(());
+    }
     let mut attributes = plan.attributes;
     if later {
         attributes.set &= !attr::RDONLY;
@@ -184,6 +188,33 @@ fn file_system(plan: &Plan, kind: &str, source: &str, place: Place<'_>) -> Resul
     };
     bind::apply(&rest, mount.as_fd()).map_err(failed(plan))?;
     place.attach(plan, mount, target)
+}
+
+/// What mount(2) calls the attributes of a new mount, which it knows all but these of: a read-only one could make the file system read-only,
+/// of which there may be another mount.
+const FLAGS: [(u64, MsFlags); 6] = [
+    (attr::NOSUID, MsFlags::MS_NOSUID),
+    (attr::NODEV, MsFlags::MS_NODEV),
+    (attr::NOEXEC, MsFlags::MS_NOEXEC),
+    (attr::NOATIME, MsFlags::MS_NOATIME),
+    (attr::STRICTATIME, MsFlags::MS_STRICTATIME),
+    (attr::NODIRATIME, MsFlags::MS_NODIRATIME),
+];
+
+/// Makes the mount on `target` by mount(2) alone, where that can do all that is asked for: in a microVM each of the system calls that it
+/// stands for costs 0.01 ms. Whether it is there; if not, the others say what is wrong.
+fn by_one_call(plan: &Plan, kind: &str, source: &str, data: &[&str], target: BorrowedFd<'_>) -> bool {
+    let known = FLAGS.iter().fold(0, |known, (attribute, _)| known | attribute);
+    let set = plan.attributes.set;
+    let further = plan.recursive.set | plan.recursive.clear != 0 || !plan.propagation.is_empty();
+    if set & !known != 0 || further || plan.copy_up {
+        return false;
+    }
+    let flags = FLAGS.iter().filter(|(attribute, _)| set & attribute != 0);
+    let flags = flags.fold(MsFlags::empty(), |flags, (_, flag)| flags | *flag);
+    let source = if source.is_empty() { "none" } else { source };
+    let target = format!("/proc/self/fd/{}", target.as_raw_fd());
+    nix::mount::mount(Some(source), target.as_str(), Some(kind), flags, Some(data.join(",").as_str())).is_ok()
 }
 
 /// A symlink in the place of /proc or /sys would have the runtime mount them elsewhere, and then trust what is found at the usual
