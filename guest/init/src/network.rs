@@ -5,17 +5,16 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
-};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 use oci_spec::runtime::Spec;
 use rkvm_guest_protocol::{Address, Link};
 use rkvm_oci::{Error, Result};
 
 use crate::sys;
 
-/// Bytes of `struct nlmsghdr`.
+/// Bytes of `struct nlmsghdr`, and where its flags are.
 const HEADER: usize = 16;
+const FLAGS_AT: usize = 6;
 /// linux/if_addr.h: nobody else has the address, so IPv6 need not ask around for a second first.
 const IFA_F_NODAD: u8 = 2;
 
@@ -43,16 +42,19 @@ pub fn take_settings(spec: &mut Spec) -> Result<()> {
     Ok(())
 }
 
-/// Brings up `lo` and every link of `links`.
+/// Brings up `lo`, if it is not, and every link of `links`.
 ///
 /// # Errors
 /// A link does not exist, or the kernel refuses an address or route.
 pub fn configure(links: &[Link]) -> Result<()> {
+    let kernel: OwnedFd =
+        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)
+            .map_err(broken)?;
     let mut batch = Batch::default();
     // The loopback link is the first of every network namespace.
     batch.link_up(1, None, None, "bring up", "lo");
     for link in links {
-        let index = sys::link_index(&link.name)
+        let index = sys::link_index(&kernel, &link.name)
             .map_err(|source| Error::failed("find network link", &link.name, source))?;
         batch.link_up(index, link.mtu, link.hardware_address, "bring up", &link.name);
         for address in &link.addresses {
@@ -62,7 +64,11 @@ pub fn configure(links: &[Link]) -> Result<()> {
             batch.route(index, route.to, route.via);
         }
     }
-    batch.execute()
+    batch.execute(&kernel)
+}
+
+fn broken(errno: nix::Error) -> Error {
+    Error::failed("talk to", "the kernel's routing (netlink)", errno)
 }
 
 /// Requests on their way to the kernel.
@@ -71,12 +77,15 @@ struct Batch {
     buffer: Vec<u8>,
     /// What each is about, for messages.
     names: Vec<(&'static str, String)>,
+    /// Where the last one begins.
+    last: usize,
 }
 
 impl Batch {
     fn begin(&mut self, kind: u16, flags: i32, body: &[u8], name: (&'static str, String)) -> usize {
         let start = self.buffer.len();
-        let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK | flags) as u16;
+        self.last = start;
+        let flags = (libc::NLM_F_REQUEST | flags) as u16;
         self.buffer.extend([0; 4]);
         self.buffer.extend(kind.to_ne_bytes());
         self.buffer.extend(flags.to_ne_bytes());
@@ -172,30 +181,27 @@ impl Batch {
         self.end(start);
     }
 
-    /// Sends everything; the first refusal is the error.
-    fn execute(self) -> Result<()> {
-        let broken = |errno: nix::Error| Error::failed("talk to", "the kernel's routing (netlink)", errno);
-        let socket: OwnedFd =
-            socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)
-                .map_err(broken)?;
-        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(broken)?;
-        send(socket.as_raw_fd(), &self.buffer, MsgFlags::empty()).map_err(broken)?;
-        let mut answered = 0;
-        while answered < self.names.len() {
+    /// Sends everything; the first refusal is the error. The kernel answers what it refuses and, because it is asked to, the last one.
+    fn execute(mut self, kernel: &OwnedFd) -> Result<()> {
+        let flags = self.last + FLAGS_AT;
+        self.buffer[flags] |= libc::NLM_F_ACK as u8;
+        send(kernel.as_raw_fd(), &self.buffer, MsgFlags::empty()).map_err(broken)?;
+        loop {
             let mut answer = [0; 8192];
-            let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::MSG_DONTWAIT).map_err(broken)?;
+            let length = recv(kernel.as_raw_fd(), &mut answer, MsgFlags::MSG_DONTWAIT).map_err(broken)?;
             let mut rest = &answer[..length];
             while let Some((sequence, error, next)) = next_answer(rest) {
-                answered += 1;
                 if error != 0 {
                     let unknown = ("configure", "the network".to_owned());
                     let (action, target) = self.names.get(sequence as usize).unwrap_or(&unknown);
                     return Err(Error::failed(*action, target, io::Error::from_raw_os_error(error)));
                 }
+                if sequence as usize + 1 == self.names.len() {
+                    return Ok(());
+                }
                 rest = next;
             }
         }
-        Ok(())
     }
 }
 

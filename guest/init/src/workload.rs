@@ -64,6 +64,7 @@ impl Machine {
     /// The kernel lacks a file system.
     pub fn get_ready(&mut self) -> Result<bool> {
         machine::further_mounts()?;
+        network::configure(&[])?;
         self.chunk();
         self.is_ready = true;
         Ok(machine::take_settable_clock())

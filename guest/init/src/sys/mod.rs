@@ -115,14 +115,21 @@ pub fn shift_time(ns: i64) -> io::Result<()> {
     check(unsafe { libc::adjtimex(&raw mut change) }).map(drop)
 }
 
-/// Index of a network link.
-pub fn link_index(name: &str) -> io::Result<u32> {
-    let name = CString::new(name)?;
-    // SAFETY: a string that lives through the call.
-    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
-        0 => Err(io::Error::last_os_error()),
-        index => Ok(index),
+/// Index of a network link, which any socket tells.
+pub fn link_index(socket: &OwnedFd, name: &str) -> io::Result<u32> {
+    // SAFETY: all zeros are a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // One byte is left for the end of the string.
+    if name.len() >= request.ifr_name.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
     }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    // SAFETY: the kernel reads and writes one ifreq.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFINDEX as _, &raw mut request) })?;
+    // SAFETY: the kernel has just written the index.
+    Ok(unsafe { request.ifr_ifru.ifru_ifindex } as u32)
 }
 
 /// Binds `/` over itself, with everything below, and makes that the root: a mount that can be pivoted away from.
