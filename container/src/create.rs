@@ -21,6 +21,7 @@ use rkvm_linux::mounts::options::Plan as MountPlan;
 use rkvm_linux::namespaces::Namespaces;
 use rkvm_linux::seccomp::{Filter, Listener};
 use rkvm_linux::sys::exe;
+use rkvm_linux::sys::memory;
 use rkvm_linux::sys::spawn::{self, Parent, Side};
 use rkvm_linux::wait::end_of;
 
@@ -151,6 +152,9 @@ pub fn create(request: CreateRequest<'_>, binary: Binary) -> Result<Created> {
             return Err(error);
         }
     };
+    if binary == Binary::InUse {
+        memory::regain();
+    }
     let mut created = Created { pid, process: pidfd, cgroup, namespaces: namespaces.all(), channel };
     let runtime = Runtime { spec, plan, listener, idmapped, state, unmapped };
     match runtime.bring_up(&mut created, timeline) {
