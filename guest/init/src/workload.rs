@@ -27,7 +27,7 @@ const CHUNK: usize = MAX_STREAM_DATA;
 pub struct Machine {
     workload: Option<Box<dyn Workload>>,
     may_hold_writes: bool,
-    /// [`Machine::get_ready`] has been called.
+    /// [`Machine::prepare`] has been called.
     is_ready: bool,
     /// The bundle, until its config.json has been written.
     unwritten: Option<Bundle>,
@@ -63,11 +63,19 @@ impl Machine {
     /// # Errors
     /// The kernel lacks a file system.
     pub fn get_ready(&mut self) -> Result<bool> {
-        machine::further_mounts()?;
+        self.prepare()?;
         network::configure(&[])?;
         self.chunk();
-        self.is_ready = true;
         Ok(machine::take_settable_clock())
+    }
+
+    fn prepare(&mut self) -> Result<()> {
+        machine::further_mounts()?;
+        for folder in [BUNDLE, STATE] {
+            fs::create_dir(folder).map_err(|source| Error::failed("make folder", folder, source))?;
+        }
+        self.is_ready = true;
+        Ok(())
     }
 
     /// Sets everything up; the process waits for [`Machine::start`]. Its id, and our ends of its streams.
@@ -77,7 +85,7 @@ impl Machine {
     pub fn create(&mut self, mut setup: GuestSetup) -> Result<(i32, Ends)> {
         let _reading = root::read_ahead(&setup.root);
         if !self.is_ready {
-            machine::further_mounts()?;
+            self.prepare()?;
         }
         if let Some(own) = &setup.own {
             machine::become_own(own)?;
@@ -91,9 +99,6 @@ impl Machine {
         spec_root.set_path(path);
         setup.spec.set_root(Some(spec_root));
         take_ready_cgroup(&mut setup.spec);
-        for folder in [BUNDLE, STATE] {
-            fs::create_dir(folder).map_err(|source| Error::failed("make folder", folder, source))?;
-        }
         self.note_capabilities(setup.spec.process().as_ref());
         // What is written to a disk is in the guest's memory first.
         self.may_hold_writes |= !setup.disks.is_empty();
