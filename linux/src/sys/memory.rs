@@ -3,8 +3,9 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Bytes of stack below the caller's that are made present: what fits into the stack that execve(2) sets up.
-const STACK_BYTES: usize = 96 << 10;
+/// Bytes of stack below the caller's that are made present: what making a container takes, and no more than fits into the stack that execve(2)
+/// sets up.
+const STACK_BYTES: usize = 64 << 10;
 /// Bytes of stack above the caller's that a program comes back to.
 const CALLERS_BYTES: usize = 48 << 10;
 const PAGE_BYTES: usize = 4096;
