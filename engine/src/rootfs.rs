@@ -38,6 +38,9 @@ pub struct Owner<'a> {
 
 /// Makes the folders of a container's root filesystem: the mount point and the write layer.
 ///
+/// A microVM's kernel takes the layer to be empty as long as overlayfs has not made a folder in `work` (`private_upper` in guest/init), so nobody
+/// may write to `upper` but through overlayfs with this `work`.
+///
 /// # Errors
 /// One cannot be made.
 pub fn prepare(files: &ContainerPaths) -> Result<()> {
