@@ -1,5 +1,5 @@
 //! Boots of our VMM and of QEMU's microvm, interleaved: process start to the first byte of PID 1, with the same kernel and the same
-//! initramfs. `./x bench vm` runs it.
+//! initramfs. With `--run`, a whole `rkvm run` in between, from the command to its exit code. `./x bench vm` runs it.
 //!
 //! Both machines get that byte at the same I/O port (QEMU: isa-debugcon) and pass it on to a pipe, where the clock stops. Our side is this
 //! program itself, started anew for each boot with `machine` as its first argument.
@@ -12,7 +12,7 @@ mod machine;
 mod statistics;
 
 use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -20,9 +20,16 @@ use rkvm_oci::timeline::MonotonicNs;
 use statistics::{median, ratio};
 
 const USAGE: &str = "options: --boots N (default 40), --cpus N[,N...] (default 1,2), --memory MIB (default 256), --kernel FILE, \
-                     --cmdline WORDS (for both), --initrd FILE (default: an init of a few instructions), --ours (without QEMU)";
+                     --cmdline WORDS (for both), --initrd FILE (default: an init of a few instructions), --ours (without QEMU), --run PROGRAM (an rkvm whose store has \
+                     busybox)";
 const CMDLINE: &str = "quiet reboot=t panic=-1 8250.nr_uarts=0";
 const QEMU: &str = "qemu-system-x86_64";
+/// What `--run` measures.
+const RUN: [&str; 5] = ["run", "--rm", "--isolation=vm", "busybox", "true"];
+/// Runs before the first that counts: one makes the template that the others begin with.
+const WARM_UP: usize = 3;
+/// Tearing a VM down costs the host a while, which is not to disturb the next boot.
+const TEAR_DOWN: Duration = Duration::from_millis(20);
 
 struct Options {
     boots: usize,
@@ -32,6 +39,15 @@ struct Options {
     initrd: PathBuf,
     cmdline: String,
     with_qemu: bool,
+    rkvm: Option<PathBuf>,
+}
+
+/// Whose turn it is.
+#[derive(Clone, Copy)]
+enum Turn {
+    Ours,
+    Qemu,
+    Run,
 }
 
 /// What one boot of ours says of itself, besides how long it took.
@@ -68,6 +84,7 @@ fn options(mut arguments: impl Iterator<Item = String>) -> Options {
         initrd: PathBuf::new(),
         cmdline: CMDLINE.to_owned(),
         with_qemu: true,
+        rkvm: None,
     };
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().expect(USAGE);
@@ -79,6 +96,7 @@ fn options(mut arguments: impl Iterator<Item = String>) -> Options {
             "--initrd" => options.initrd = value().into(),
             "--cmdline" => options.cmdline = format!("{CMDLINE} {}", value()),
             "--ours" => options.with_qemu = false,
+            "--run" => options.rkvm = Some(value().into()),
             "--help" => {
                 println!("{USAGE}");
                 std::process::exit(0);
@@ -95,19 +113,28 @@ fn options(mut arguments: impl Iterator<Item = String>) -> Options {
 }
 
 fn compare(options: &Options, cpus: u8) {
-    let (mut ours, mut qemus, mut reports) = (Vec::new(), Vec::new(), Vec::new());
-    for boot in 0..options.boots {
-        let mut turns = vec![true];
-        if options.with_qemu {
-            turns.insert(boot % 2, false);
+    let (mut ours, mut qemus, mut reports, mut runs) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    // Its machines have one vCPU.
+    let rkvm = options.rkvm.as_deref().filter(|_| cpus == 1);
+    let mut turns = vec![Turn::Ours];
+    turns.extend(options.with_qemu.then_some(Turn::Qemu));
+    if let Some(rkvm) = rkvm {
+        turns.push(Turn::Run);
+        for _ in 0..WARM_UP {
+            run(rkvm);
         }
-        for is_ours in turns {
-            if is_ours {
-                let (times, report) = boot_ours(options, cpus);
-                ours.push(times);
-                reports.push(report);
-            } else {
-                qemus.push(boot_qemu(options, cpus));
+    }
+    for _ in 0..options.boots {
+        turns.rotate_left(1);
+        for turn in &turns {
+            match turn {
+                Turn::Ours => {
+                    let (times, report) = boot_ours(options, cpus);
+                    ours.push(times);
+                    reports.push(report);
+                }
+                Turn::Qemu => qemus.push(boot_qemu(options, cpus)),
+                Turn::Run => runs.extend(rkvm.map(run)),
             }
         }
     }
@@ -118,6 +145,15 @@ fn compare(options: &Options, cpus: u8) {
     print_series("PID 1", &ours, &qemus, |times| Some(times.first));
     if cpus > 1 {
         print_series("every processor runs", &ours, &qemus, |times| times.second);
+    }
+    if !runs.is_empty() {
+        let boots: Vec<f64> = ours.iter().map(|times| times.first).collect();
+        println!("  `rkvm {}`, from the command to its exit code:", RUN.join(" "));
+        println!("    rkvm   median {:6.1}   least {:6.1}", median(&runs), least(&runs));
+        let (middle, low, high) = ratio(&runs, &boots);
+        println!(
+            "    ratio  {middle:.2} of our boots (95% interval {low:.2} to {high:.2}); aim: at most 2.00"
+        );
     }
     println!("  medians of our boots:");
     for (name, _) in &reports[0].lines {
@@ -173,6 +209,17 @@ fn bytes_of_pid_1(command: &mut Command, cpus: u8) -> (Times, Child) {
     (Times { first, second }, child)
 }
 
+/// How long a whole start takes, milliseconds.
+fn run(rkvm: &Path) -> f64 {
+    let begun = MonotonicNs::now();
+    let status = Command::new(rkvm).args(RUN).stdin(Stdio::null()).status().expect("rkvm starts");
+    let time = (MonotonicNs::now().0 - begun.0) as f64 / 1e6;
+    assert!(status.success(), "{}: {status}", RUN.join(" "));
+    // The machine and its link are taken apart by a process that nobody waits for.
+    std::thread::sleep(2 * TEAR_DOWN);
+    time
+}
+
 fn boot_ours(options: &Options, cpus: u8) -> (Times, Report) {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
@@ -216,7 +263,6 @@ fn boot_qemu(options: &Options, cpus: u8) -> Times {
     let (times, mut child) = bytes_of_pid_1(&mut command, cpus);
     child.kill().unwrap();
     child.wait().unwrap();
-    // Tearing a VM down costs the host a while; it is not to disturb the next boot.
-    std::thread::sleep(Duration::from_millis(20));
+    std::thread::sleep(TEAR_DOWN);
     times
 }
