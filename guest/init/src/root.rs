@@ -2,10 +2,12 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Capability, LinuxCapabilities};
+use oci_spec::runtime::{Capability, LinuxCapabilities, Process};
 use rkvm_guest_protocol::{GuestSetup, Root, WriteLayer};
+use rkvm_linux::sys::fs::open_in_root;
 use rkvm_oci::{Error, Result};
 
 use crate::sys;
@@ -18,6 +20,10 @@ const ROOT: &str = "/run/root";
 const BLOCK_DEVICES: &str = "/sys/class/block";
 /// A number, as the kernel takes it.
 const FAR_AHEAD_KIB: &str = "512";
+/// The same, bytes: more is not read for one piece of advice.
+const READ_AT_ONCE: u64 = 512 << 10;
+/// Most bytes of a program that are read before it is executed: others are slower for other reasons.
+const PROGRAM_AHEAD: u64 = 2 << 20;
 /// Bytes of an image's beginning that are read at once: superblock, and the folders of most images.
 const READ_AHEAD: u64 = 1 << 20;
 
@@ -26,7 +32,7 @@ const READ_AHEAD: u64 = 1 << 20;
 pub fn read_ahead(root: &Root) -> Option<File> {
     let Root::Layers { image, .. } = root else { return None };
     let device = File::open(image).ok()?;
-    sys::will_need(&device, READ_AHEAD);
+    sys::will_need(&device, 0..READ_AHEAD);
     Some(device)
 }
 
@@ -52,7 +58,12 @@ pub fn assemble(setup: &GuestSetup) -> Result<PathBuf> {
         Root::Shared(name) => Ok(shared(name)),
         Root::Layers { image, write } => {
             read_far_ahead(image);
-            mount(image, IMAGE, "erofs", libc::MS_RDONLY, "", "mount the image on device")?;
+            // The container's own mount says what devices are.
+            let flags = libc::MS_RDONLY | libc::MS_NODEV;
+            mount(image, IMAGE, "erofs", flags, "", "mount the image on device")?;
+            if let (Some(process), Ok(root)) = (setup.spec.process(), File::open(IMAGE)) {
+                read_program_ahead(&root, process);
+            }
             make_folder(Path::new(ROOT))?;
             match write {
                 WriteLayer::Memory => {
@@ -65,6 +76,31 @@ pub fn assemble(setup: &GuestSetup) -> Result<PathBuf> {
             Ok(ROOT.into())
         }
     }
+}
+
+/// Has the program read while the container is made: executed, it would have one part of it read after the other, and wait for each.
+fn read_program_ahead(root: &File, process: &Process) {
+    let Some(program) = program(root, process) else { return };
+    let bytes = program.metadata().map_or(0, |about| about.len()).min(PROGRAM_AHEAD);
+    for start in (0..bytes).step_by(READ_AT_ONCE as usize) {
+        sys::will_need(&program, start..start + READ_AT_ONCE);
+    }
+}
+
+/// The file that `process` will execute, if that is in the image.
+fn program(root: &File, process: &Process) -> Option<File> {
+    let name = process.args().as_ref()?.first()?;
+    let paths: Vec<PathBuf> = match name.contains('/') {
+        true => vec![process.cwd().join(name)],
+        false => {
+            let search = process.env().iter().flatten().find_map(|pair| pair.strip_prefix("PATH="));
+            search?.split(':').map(|folder| Path::new(folder).join(name)).collect()
+        }
+    };
+    // The image chooses what is there: opened in this way, a fifo keeps nobody waiting.
+    let flags = libc::O_RDONLY | libc::O_NONBLOCK;
+    let found = paths.iter().find_map(|path| open_in_root(root.as_fd(), path, flags).ok());
+    found.map(File::from).filter(|file| file.metadata().is_ok_and(|about| about.is_file()))
 }
 
 /// Joins the image and a write layer that the host shares.
@@ -136,4 +172,39 @@ fn mount(source: &str, target: &str, kind: &str, flags: u64, data: &str, action:
     make_folder(Path::new(target))?;
     sys::mount(source, Path::new(target), kind, flags, data)
         .map_err(|error| Error::failed(action, source, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn the_program_is_found_in_the_image_as_it_will_be_in_the_container() {
+        let image = tempfile::tempdir().unwrap();
+        let path = |name: &str| image.path().join(name);
+        for folder in ["bin", "usr", "usr/bin"] {
+            fs::create_dir(path(folder)).unwrap();
+        }
+        fs::write(path("bin/busybox"), "first").unwrap();
+        fs::write(path("usr/bin/other"), "second").unwrap();
+        symlink("/bin/busybox", path("usr/bin/true")).unwrap();
+        symlink("/etc/passwd", path("bin/outside")).unwrap();
+        nix::unistd::mkfifo(&path("bin/pipe"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        let root = File::open(image.path()).unwrap();
+        let find = |name: &str, path: &str| {
+            let mut process = Process::default();
+            process.set_args(Some(vec![name.to_owned()])).set_cwd("/usr".into());
+            process.set_env(Some(vec![path.to_owned()]));
+            program(&root, &process).map(|file| io::read_to_string(file).unwrap())
+        };
+        assert_eq!(find("true", "PATH=/none:/usr/bin:/bin").as_deref(), Some("first"));
+        assert_eq!(find("/usr/bin/other", "").as_deref(), Some("second"));
+        assert_eq!(find("bin/other", "").as_deref(), Some("second"));
+        for nothing in ["outside", "pipe", "bin", "missing"] {
+            assert_eq!(find(nothing, "PATH=/bin:/"), None, "{nothing}");
+        }
+        assert_eq!(find("true", "HOME=/"), None);
+    }
 }

@@ -7,6 +7,7 @@ mod open;
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -147,9 +148,10 @@ pub fn cover_root() -> io::Result<()> {
 }
 
 /// Begins to read the first `bytes` of `file`; does not wait for them.
-pub fn will_need(file: &File, bytes: u64) {
+pub fn will_need(file: &File, bytes: Range<u64>) {
+    let (start, length) = (bytes.start as libc::off_t, (bytes.end - bytes.start) as libc::off_t);
     // SAFETY: no pointer is passed.
-    unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, bytes as libc::off_t, libc::POSIX_FADV_WILLNEED) };
+    unsafe { libc::posix_fadvise(file.as_raw_fd(), start, length, libc::POSIX_FADV_WILLNEED) };
 }
 
 /// Unmounts what is at `path`; what is not mounted, or in use, stays.
