@@ -117,7 +117,7 @@ pub fn finish(host: &Host, hull: Hull, mut config: VmConfig) -> Result<Microvm> 
     match origin {
         Origin::Boot => {}
         Origin::RecordedBoot => {
-            let (recorder, ours) = Recorder::new(&host.kvm, &vm, memory, &bus, kind)?;
+            let (recorder, ours) = Recorder::new(&host.kvm, &vm, memory, &bus, kind, &supported)?;
             (vcpus[0].recorder, recording) = (Some(recorder), Some(ours));
         }
         Origin::Template(resumption) => begun = Some(Begun::with(resumption)),

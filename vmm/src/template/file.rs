@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, IoSliceMut, Write as _};
 use std::os::unix::fs::FileExt as _;
 
+use kvm_bindings::CpuId;
 use kvm_ioctls::{VcpuFd, VmFd};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
@@ -140,6 +141,15 @@ impl Recorded {
             return Err(bad("it is a template without all of its memory"));
         }
         Ok(Self { file, state, runs })
+    }
+
+    /// What KVM lets guests see of the processor, on the host of the template.
+    ///
+    /// # Errors
+    /// It is more than KVM takes.
+    pub(crate) fn cpuid(&self) -> Result<CpuId> {
+        CpuId::from_entries(&self.state.cpuid)
+            .map_err(|_| Error::os("use a template's CPUID")(io::ErrorKind::InvalidData.into()))
     }
 
     /// The way of its memory into a machine.

@@ -18,7 +18,7 @@ mod sys;
 
 use std::sync::Arc;
 
-use kvm_bindings::kvm_irqchip;
+use kvm_bindings::{kvm_cpuid_entry2, kvm_irqchip};
 use kvm_ioctls::{VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
 
@@ -91,6 +91,8 @@ struct State {
     clock: u64,
     /// The host's time of day at that moment, ns since 1970.
     time: i64,
+    /// What KVM lets guests see of the processor: listing it again would take the host 0.3 ms.
+    cpuid: Vec<kvm_cpuid_entry2>,
     chips: Vec<kvm_irqchip>,
     processor: Processor,
     devices: Vec<Progress>,

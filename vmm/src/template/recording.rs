@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::SystemTime;
 
-use kvm_bindings::kvm_irqchip;
+use kvm_bindings::{CpuId, kvm_cpuid_entry2, kvm_irqchip};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
 use vm_memory::{Address as _, GuestMemoryBackend as _, GuestMemoryRegion as _, GuestRegionMmap};
@@ -68,6 +68,7 @@ pub(crate) struct Recorder {
     /// The model-specific registers that KVM lists.
     msrs: Vec<u32>,
     kind: KvmKind,
+    cpuid: Vec<kvm_cpuid_entry2>,
     ready: EventFd,
     snapshot: Sender<Snapshot>,
     go: Receiver<()>,
@@ -90,6 +91,7 @@ impl Recorder {
         memory: &GuestMemory,
         windows: &MmioBus,
         kind: KvmKind,
+        supported: &CpuId,
     ) -> Result<(Self, Recording)> {
         let event = || Error::os("make an event descriptor");
         let ready = EventFd::new(EFD_NONBLOCK).map_err(event())?;
@@ -103,6 +105,7 @@ impl Recorder {
             windows: windows.clone(),
             msrs: msrs.as_slice().to_vec(),
             kind,
+            cpuid: supported.as_slice().to_vec(),
             ready,
             snapshot,
             go: wait,
@@ -136,7 +139,8 @@ impl Recorder {
         let time = time_of_day();
         let clock = self.vm.get_clock().map_err(Error::kvm("read the guest's clock"))?.clock;
         let regions = self.memory.iter().map(region).collect::<Result<_>>()?;
-        Ok(Snapshot { state: State { clock, time, chips, processor, devices }, regions })
+        let cpuid = self.cpuid.clone();
+        Ok(Snapshot { state: State { clock, time, cpuid, chips, processor, devices }, regions })
     }
 }
 
