@@ -55,9 +55,9 @@ impl Waiting {
     /// It has been killed.
     pub fn begin(mut self, hello: &Hello) -> Result<Connection> {
         let gone = |source| Error::file("tell the monitor in", "its socket", source);
-        let connection = self.connection.as_ref().ok_or_else(|| gone(io::ErrorKind::NotConnected.into()))?;
+        let connection = self.connection.take().ok_or_else(|| gone(io::ErrorKind::NotConnected.into()))?;
         protocol::send_json(&connection.socket, Kind::Hello, hello).map_err(gone)?;
-        self.connection.take().ok_or_else(|| gone(io::ErrorKind::NotConnected.into()))
+        Ok(connection)
     }
 }
 

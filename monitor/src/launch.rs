@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rkvm_engine::layers::RootView;
 use rkvm_engine::namespaces::{Namespaces, NetNamespace, UidRange};
@@ -15,7 +15,7 @@ use rkvm_engine::state::NetworkState;
 use rkvm_engine::volume::{VolumeStore, copy_up};
 use rkvm_engine::{Container, Engine, Error, Result, network};
 use rkvm_net::Reservation;
-use rkvm_oci::runtime::{self, CreateOptions};
+use rkvm_oci::runtime::{self, Beginning, CreateOptions};
 use rkvm_oci::{BeginRequest, Bundle, Kernel, Link, LinkForm, Phase, Rootfs, RootfsForm, Timeline, Workload};
 
 use rkvm_engine::stdio::{self, Streams, Wanted};
@@ -88,7 +88,9 @@ impl Launcher<'_> {
         let path = |fd: &OwnedFd| PathBuf::from(format!("/proc/{me}/fd/{}", fd.as_raw_fd()));
         let own_program = std::env::current_exe()
             .map_err(|source| Error::file("find the program of", "/proc/self", source))?;
-        let bundle = |root: &RootView| -> Result<Bundle> {
+        let store = self.engine.paths.runtime();
+        let link = needs.link == LinkForm::Tap && record.network.mode == NetworkMode::Bridge;
+        let begin = |root: &RootView, image: Option<&Path>| -> Result<(Bundle, Beginning<'_>)> {
             let spec = spec::build(&spec::Inputs {
                 record,
                 files,
@@ -102,9 +104,11 @@ impl Launcher<'_> {
                 kernel: needs.kernel,
                 root,
             })?;
-            write_bundle(files.bundle(), spec)
+            let bundle = write_bundle(files.bundle(), spec)?;
+            let request = BeginRequest { id: container.id(), bundle: &bundle, image, link };
+            let beginning = runtime::begin(backend.as_ref(), &store, request)?;
+            Ok((bundle, beginning))
         };
-        let store = self.engine.paths.runtime();
         let (begun, form) = match needs.rootfs {
             RootfsForm::Mounted => {
                 rootfs::mount_overlay(files, &record.image.layers, owner)?;
@@ -113,12 +117,9 @@ impl Launcher<'_> {
             }
             RootfsForm::Layers => {
                 let image = self.engine.image_file(&record.image)?;
-                let bundle = bundle(&RootView::layers(files, &record.image.layers))?;
-                let link = needs.link == LinkForm::Tap && record.network.mode == NetworkMode::Bridge;
-                let request = BeginRequest { id: container.id(), bundle: &bundle, image: Some(&image), link };
-                let beginning = runtime::begin(backend.as_ref(), &store, request)?;
+                let begun = begin(&RootView::layers(files, &record.image.layers), Some(&image))?;
                 self.prepare_layers(container, &volumes)?;
-                (Some((bundle, beginning)), Rootfs::Image { image, write_layer: files.overlay() })
+                (Some(begun), Rootfs::Image { image, write_layer: files.overlay() })
             }
         };
         timeline.mark(Phase::Rootfs);
@@ -131,8 +132,8 @@ impl Launcher<'_> {
         )?;
         timeline.mark(Phase::Network);
         let (bundle, beginning) = match begun {
-            Some((bundle, beginning)) => (bundle, Some(beginning)),
-            None => (bundle(&RootView::Mounted(files.rootfs()))?, None),
+            Some(begun) => begun,
+            None => begin(&RootView::Mounted(files.rootfs()), None)?,
         };
         let uid = bundle.spec.process().as_ref().map_or(0, |process| process.user().uid());
         let streams_failed = |source| Error::file("make the streams of", files.dir(), source);
@@ -154,10 +155,7 @@ impl Launcher<'_> {
             keyring: rkvm_oci::Keyring::New,
             at_once: true,
         };
-        let workload = match beginning {
-            Some(beginning) => beginning.create(options, timeline)?,
-            None => runtime::create(backend.as_ref(), &store, options, timeline)?,
-        };
+        let workload = beginning.create(options, timeline)?;
         streams
             .connect(self.size)
             .map_err(|source| Error::file("take the terminal of", files.dir(), source))?;

@@ -16,7 +16,7 @@ use rkvm_engine::record::{
     ContainerRecord, ImageUse, Limits, MountKind, NamespaceMode, NetworkConfig, NetworkMode, ProcessConfig,
     RestartPolicy, Security,
 };
-use rkvm_engine::{Engine, Locked, ids, options, store, volume::VolumeStore};
+use rkvm_engine::{Engine, Locked, options, store, volume::VolumeStore};
 use rkvm_image::Image;
 use rkvm_oci::runtime::rfc3339;
 use rkvm_oci::{Isolation, Kernel, RootfsForm};
@@ -148,7 +148,7 @@ impl ContainerFlags {
         {
             bail!("--cidfile {} exists already: remove it or choose another file", path.display());
         }
-        let mut record = ContainerRecord { id, ..self.record(engine, image, attachment)? };
+        let mut record = self.record(engine, image, attachment, id)?;
         // No volume is pruned between its making and the record that names it.
         let volumes = VolumeStore::new(&engine.paths.lib);
         let held = if record.mounts.iter().any(|mount| matches!(mount.kind, MountKind::Volume { .. })) {
@@ -185,17 +185,22 @@ impl ContainerFlags {
         written.map_err(|source| rkvm_engine::Error::file("write", path, source).into())
     }
 
-    /// The record that these flags make.
+    /// The record that these flags make, for a container with this id.
     ///
     /// # Errors
     /// A flag makes no sense.
-    pub fn record(&self, engine: &Engine, image: &Image, attachment: Attachment) -> Result<ContainerRecord> {
+    pub fn record(
+        &self,
+        engine: &Engine,
+        image: &Image,
+        attachment: Attachment,
+        id: String,
+    ) -> Result<ContainerRecord> {
         let restart = options::restart(&self.restart)?;
         if self.rm && restart != RestartPolicy::No {
             bail!("--rm and --restart {restart} contradict each other: leave one out");
         }
         let config = image.config.config().clone().unwrap_or_default();
-        let id = ids::random()?;
         let mut labels: std::collections::BTreeMap<String, String> =
             config.labels().clone().unwrap_or_default().into_iter().collect();
         for file in &self.label_files {

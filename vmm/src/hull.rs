@@ -61,10 +61,6 @@ impl Hull {
     pub fn lay(host: &Host, outline: Outline) -> Result<Self> {
         let Outline { vcpus, memory_mib, huge_pages, devices, template } = outline;
         check_size(vcpus, memory_mib)?;
-        let known = match &template {
-            Template::Use(recorded) => Some(recorded.cpuid()?),
-            Template::None | Template::Record => None,
-        };
         let ram = Ram::map(memory_mib, huge_pages)?;
         let origin = match template {
             Template::None => Origin::Boot,
@@ -78,7 +74,10 @@ impl Hull {
         let shown = memory::show_windows(&vm, &registers)?;
         vm.create_irq_chip().map_err(Error::kvm("create the interrupt controllers"))?;
         vm.set_tss_address(layout::KVM_TSS).map_err(Error::kvm("place the TSS"))?;
-        let supported = known.map_or_else(|| host.cpuid(), Ok)?;
+        let supported = match &origin {
+            Origin::Template(resumption) => resumption.cpuid()?,
+            Origin::Boot | Origin::RecordedBoot => host.cpuid()?,
+        };
         let vcpus = (0..vcpus)
             .map(|index| vm.create_vcpu(index.into()).map_err(Error::kvm("create a vCPU")))
             .collect::<Result<Vec<_>>>()?;

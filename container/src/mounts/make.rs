@@ -213,8 +213,19 @@ fn by_one_call(plan: &Plan, kind: &str, source: &str, data: &[&str], target: Bor
     let flags = FLAGS.iter().filter(|(attribute, _)| set & attribute != 0);
     let flags = flags.fold(MsFlags::empty(), |flags, (_, flag)| flags | *flag);
     let source = if source.is_empty() { "none" } else { source };
+    mount_call(kind, source, flags, data, target).is_ok()
+}
+
+/// mount(2) on the folder `target`.
+fn mount_call(
+    kind: &str,
+    source: &str,
+    flags: MsFlags,
+    data: &[&str],
+    target: BorrowedFd<'_>,
+) -> nix::Result<()> {
     let target = format!("/proc/self/fd/{}", target.as_raw_fd());
-    nix::mount::mount(Some(source), target.as_str(), Some(kind), flags, Some(data.join(",").as_str())).is_ok()
+    nix::mount::mount(Some(source), target.as_str(), Some(kind), flags, Some(data.join(",").as_str()))
 }
 
 /// A symlink in the place of /proc or /sys would have the runtime mount them elsewhere, and then trust what is found at the usual
@@ -284,10 +295,8 @@ fn separator(log: &str) -> &'static str {
 /// mount(2), for options that are longer than fsconfig(2) takes (overlay's lowerdir).
 fn by_mount_call(plan: &Plan, kind: &str, source: &str, data: &[&str], root: BorrowedFd<'_>) -> Result<()> {
     let target = target::ensure(root, &plan.destination, Kind::Folder)?;
-    let target = format!("/proc/self/fd/{}", target.as_raw_fd());
     let flags = if plan.is_read_only() { MsFlags::MS_RDONLY } else { MsFlags::empty() };
-    nix::mount::mount(Some(source), target.as_str(), Some(kind), flags, Some(data.join(",").as_str()))
-        .map_err(|errno| failed(plan)(errno.into()))?;
+    mount_call(kind, source, flags, data, target.as_fd()).map_err(|errno| failed(plan)(errno.into()))?;
     // The descriptor still names what lies below: the mount on top is found by its path.
     let mounted = target::ensure(root, &plan.destination, Kind::Folder)?;
     bind::apply(plan, mounted.as_fd()).map_err(failed(plan))

@@ -120,7 +120,7 @@ fn policy(order: &Order, context: &Context, image: &Image) -> Result<Policy> {
     words.push(&order.image);
     words.extend(order.command.iter().map(String::as_str));
     let flags = ContainerFlags::parse_words(&words)?;
-    let record = flags.record(&context.engine(), image, Attachment::Detached)?;
+    let record = flags.record(&context.engine(), image, Attachment::Detached, rkvm_engine::ids::random()?)?;
     Ok(Policy::new(profile(&record)?))
 }
 

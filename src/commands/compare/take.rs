@@ -200,7 +200,7 @@ fn peers(order: &Order, context: &Context, image: &Image, session: &Session) -> 
     words.extend(order.question.run_flags.iter().map(String::as_str));
     words.push(&order.question.image);
     words.extend(order.question.command.iter().map(String::as_str));
-    let record = ContainerFlags::parse_words(&words)?.record(&engine, image, Attachment::Detached)?;
+    let record = ContainerFlags::parse_words(&words)?.record(&engine, image, Attachment::Detached, rkvm_engine::ids::random()?)?;
     let files = Paths::new(&engine.paths.run, session.folder()).container("template");
     let volumes = VolumeStore::new(&engine.paths.lib);
     let spec = spec::build(&spec::Inputs {

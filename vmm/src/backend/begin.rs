@@ -76,7 +76,6 @@ pub fn begin(request: &BeginRequest<'_>) -> Result<Begun> {
         vcpus: size.vcpus,
         memory_mib: size.memory_mib,
         devices: device_count(image.is_some(), disks.len(), expects_link, console),
-        link: expects_link,
         template: planned(&template, &mut descriptors)?,
         found: None,
     };

@@ -25,8 +25,6 @@ pub struct Outline {
     pub memory_mib: u32,
     /// Devices, the expected link among them.
     pub devices: usize,
-    /// Whether a network link is expected.
-    pub link: bool,
     /// Whether it boots.
     pub template: PlannedTemplate,
     /// The link of a network namespace that was joined.

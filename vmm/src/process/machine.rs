@@ -56,7 +56,6 @@ fn vmm(error: crate::Error) -> Error {
 pub(super) struct Begun {
     host: Host,
     hull: Hull,
-    expects_link: bool,
     vcpus: u8,
     memory_mib: u32,
     /// The link of a network namespace that was joined.
@@ -69,7 +68,7 @@ impl Begun {
     /// # Errors
     /// KVM refuses a step, or the template cannot be read.
     pub(super) fn from(outline: Outline) -> Result<Self> {
-        let Outline { kvm, vcpus, memory_mib, devices, link: expects_link, template, found } = outline;
+        let Outline { kvm, vcpus, memory_mib, devices, template, found } = outline;
         let host = Host::from_fd(given::inherited(kvm)?, Path::new("/dev/kvm")).map_err(vmm)?;
         let found = found
             .map(|FoundLink { link, tap }| net(given::inherited(tap.fd)?, tap.mac).map(|net| (link, net)))
@@ -84,7 +83,7 @@ impl Begun {
             }
         };
         let hull = lay(&host, vcpus, memory_mib, devices, template)?;
-        Ok(Self { host, hull, expects_link, vcpus, memory_mib, found })
+        Ok(Self { host, hull, vcpus, memory_mib, found })
     }
 
     /// Closes the jail around the process and plans the rest of the machine.
@@ -92,7 +91,7 @@ impl Begun {
     /// # Errors
     /// A hook or a step of the jail fails, or a device cannot be made.
     pub(super) fn enclose(self, mut plan: Plan, mut given: Given, channel: &Channel) -> Result<Enclosed> {
-        let Self { host, mut hull, expects_link, vcpus, memory_mib, found } = self;
+        let Self { host, mut hull, vcpus, memory_mib, found } = self;
         let terminal = matches!(plan.streams, PlannedStreams::Terminal(_));
         let Closed { proc_self_fd, mounts, link: made } = enclosure(&mut plan, &mut given)?.close(channel)?;
         let made = made.map(|(link, tap, mac)| net(tap, mac).map(|net| (link, net))).transpose()?;
@@ -109,12 +108,12 @@ impl Begun {
         if let Some(tap) = &plan.tap {
             link = Some(net(given.take(tap.fd)?, tap.mac)?);
         }
-        let has_link = link.is_some();
         let (mut config, guest) = configuration(&plan, &mut given, proc_self_fd, link)?;
         (config.vcpus, config.memory_mib) = (vcpus, memory_mib);
-        if has_link != expects_link {
-            // What it begins with is for machines of another shape.
-            hull = lay(&host, vcpus, memory_mib, config.devices.len(), Template::None)?;
+        let devices = config.devices.len();
+        if !hull.fits(devices) {
+            // There is a link that was not expected, or none: what it begins with is for machines of another shape.
+            hull = lay(&host, vcpus, memory_mib, devices, Template::None)?;
         }
         let parts = Parts {
             guest: Connection::new(guest).map_err(session::guest)?,

@@ -18,7 +18,7 @@ mod sys;
 
 use std::sync::Arc;
 
-use kvm_bindings::{kvm_cpuid_entry2, kvm_irqchip};
+use kvm_bindings::{CpuId, kvm_cpuid_entry2, kvm_irqchip};
 use kvm_ioctls::{VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +66,14 @@ impl Resumption {
         let ahead = Ahead::new(memory);
         ahead.help(Arc::clone(&filling));
         Ok(Self { recorded, filling, ahead })
+    }
+
+    /// What KVM lets guests see of the processor, on the host of the template.
+    ///
+    /// # Errors
+    /// It is more than KVM takes.
+    pub(crate) fn cpuid(&self) -> Result<CpuId> {
+        self.recorded.cpuid()
     }
 
     /// Fills what is left of the memory, and gives the machine the rest of the state, but for its devices. No thread is left. How far the
